@@ -1,0 +1,54 @@
+//! The cases, one file per guarantee.
+
+mod cancellation;
+mod crash;
+mod errors;
+mod exclusion;
+mod fencing;
+mod inspect;
+mod leaks;
+mod loss;
+mod names;
+mod order;
+mod release;
+mod renewal;
+mod shutdown;
+mod unsupported;
+mod waiting;
+
+use crate::Case;
+
+pub(crate) fn all() -> impl Iterator<Item = Case> {
+    [
+        exclusion::CASES,
+        release::CASES,
+        shutdown::CASES,
+        waiting::CASES,
+        cancellation::CASES,
+        renewal::CASES,
+        loss::CASES,
+        order::CASES,
+        fencing::CASES,
+        names::CASES,
+        inspect::CASES,
+        crash::CASES,
+        errors::CASES,
+        unsupported::CASES,
+        leaks::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names: Vec<_> = all().map(|case| case.full_name()).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+}

@@ -1,0 +1,70 @@
+//! Real servers for tests.
+//!
+//! ```no_run
+//! use conformance_tests::servers::{self, EtcdOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = servers::etcd(EtcdOptions::new().own())?;
+//! println!("listens at {}", server.url());
+//! server.freeze()?;
+//! server.thaw()?;
+//! server.restart().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Clusters
+//!
+//! [`etcd_cluster`] starts several etcd members whose links to each other, and to their clients, can be put into trouble
+//! one by one, without root.
+//!
+//! # Where a server comes from
+//!
+//! The first of these that the machine has:
+//!
+//! | | etcd | Redis |
+//! |---|---|---|
+//! | a running server, by its URL | `LOCK_TEST_ETCD` | `LOCK_TEST_REDIS` |
+//! | a program, by its path | `LOCK_TEST_ETCD_BIN` | `LOCK_TEST_REDIS_BIN` |
+//! | a program on `PATH` | `etcd` | `redis-server` |
+//! | a Docker image, by its name (feature `docker`) | `LOCK_TEST_ETCD_IMAGE` | `LOCK_TEST_REDIS_IMAGE` |
+//! | the image `lock-test-servers:local`, which `scripts/test-image.sh` builds | `etcd` | `redis-server` |
+//!
+//! A running server serves only where the options are the default ones: it cannot be frozen, killed or restarted, and is
+//! shared with other tests, so use names that no other test uses. Where there is no source the caller gets a [`Skip`] with
+//! the reason; with `LOCK_TEST_REQUIRE_SERVERS=1` that is a panic instead. A server that could be started but does not
+//! start is always a panic, with the end of its log.
+
+mod certificates;
+#[cfg(feature = "docker")]
+mod docker;
+mod etcd;
+mod etcd_cluster;
+mod etcd_member;
+mod fake_server;
+mod http;
+mod peer_network;
+mod poll;
+mod ports;
+mod process;
+mod process_state;
+mod pump;
+mod redis;
+mod server;
+mod service;
+mod skip;
+mod source;
+mod start;
+mod supervisor;
+mod tcp_proxy;
+pub mod tools;
+
+pub use certificates::Certificates;
+pub use etcd::EtcdOptions;
+pub use etcd_cluster::EtcdCluster;
+pub use fake_server::FakeServer;
+pub use redis::RedisOptions;
+pub use server::Server;
+pub use skip::Skip;
+pub use start::{etcd, etcd_cluster, etcd_obstacle, redis, redis_obstacle};
+pub use tcp_proxy::{TcpProxy, Trouble};

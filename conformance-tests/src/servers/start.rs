@@ -1,0 +1,101 @@
+use std::io;
+
+#[cfg(feature = "docker")]
+use super::docker::Container;
+use super::{
+    EtcdCluster, EtcdOptions, RedisOptions, Server, Skip,
+    process::Process,
+    service::Service,
+    source::{Source, source},
+};
+
+/// An etcd server.
+///
+/// # Errors
+///
+/// If there is none to be had here.
+///
+/// # Panics
+///
+/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn etcd(options: EtcdOptions) -> Result<Server, Skip> {
+    server(Box::new(options))
+}
+
+/// A cluster of `size` etcd members, healthy, with a network of its own between them and to its clients.
+///
+/// The members are always programs of this machine: one that runs already, or Docker, does not serve.
+///
+/// # Errors
+///
+/// If there is no such program here.
+///
+/// # Panics
+///
+/// If it does not get healthy, or if it cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Skip> {
+    let about = options.about();
+    let program = match source(about, false).map_err(Skip::new)? {
+        Source::Program(program) => program,
+        _ => return Err(Skip::new(format!("a cluster needs the program {} itself; set {}", about.program, about.program_variable))),
+    };
+    match EtcdCluster::start_new(&options, size, &program) {
+        Ok(cluster) => Ok(cluster),
+        Err(error) => panic!("cannot start a cluster of {size} etcd members: {error}"),
+    }
+}
+
+/// A Redis server.
+///
+/// # Errors
+///
+/// If there is none to be had here.
+///
+/// # Panics
+///
+/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn redis(options: RedisOptions) -> Result<Server, Skip> {
+    server(Box::new(options))
+}
+
+/// Why [`etcd`] would skip, without starting one: for a runner that lists its cases first.
+///
+/// # Panics
+///
+/// If it would skip and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+#[must_use]
+pub fn etcd_obstacle(options: &EtcdOptions) -> Option<Skip> {
+    obstacle(options)
+}
+
+/// Why [`redis`] would skip, without starting one: for a runner that lists its cases first.
+///
+/// # Panics
+///
+/// If it would skip and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+#[must_use]
+pub fn redis_obstacle(options: &RedisOptions) -> Option<Skip> {
+    obstacle(options)
+}
+
+fn obstacle(service: &dyn Service) -> Option<Skip> {
+    source(service.about(), service.is_default()).err().map(Skip::new)
+}
+
+fn server(service: Box<dyn Service>) -> Result<Server, Skip> {
+    let about = service.about();
+    let source = source(about, service.is_default()).map_err(Skip::new)?;
+    match start(service, &source) {
+        Ok(server) => Ok(server),
+        Err(error) => panic!("cannot start {} from {source:?}: {error}", about.name),
+    }
+}
+
+fn start(service: Box<dyn Service>, source: &Source) -> io::Result<Server> {
+    match source {
+        Source::Url(url) => Ok(Server::external(service.scheme(), url)),
+        Source::Program(program) => Process::start_new(service, program).map(Server::process),
+        #[cfg(feature = "docker")]
+        Source::Image(image) => Container::start_new(service, image).map(Server::container),
+    }
+}

@@ -1,0 +1,374 @@
+//! A complete client of the store; the defects of a client are here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lock_core::{
+    AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
+    LossReason, Mode, Operation, OwnerId, Terms, TokenDurability, TtlRange,
+    backend::{Clock, Grant, Holds, Keeper, LossTrigger, Moment, Tasks, bounded},
+};
+
+use crate::{
+    defect::Defect,
+    entry::{Held, Renewals},
+    state::{Request, Standing},
+    store::{Store, locked},
+};
+
+pub(crate) const PASSWORD: &str = "s3cret-password";
+const BACKEND: &str = "sim";
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// The backstop for wake-ups that were lost.
+const SLOW_POLL: Duration = Duration::from_millis(500);
+
+pub(crate) struct Client {
+    pub(crate) store: Arc<Store>,
+    id: u64,
+    holds: Arc<Holds>,
+    keeper: Arc<Keeper<Renewals>>,
+    pub(crate) triggers: Mutex<BTreeMap<String, LossTrigger>>,
+    waiting: AtomicUsize,
+    /// What some defects need.
+    misdirected: Arc<Mutex<BTreeSet<LockName>>>,
+    locally_held: Mutex<BTreeSet<LockName>>,
+    closed: AtomicBool,
+}
+
+pub(crate) fn capabilities(defect: Defect) -> Capabilities {
+    let mut sim = Capabilities::new(BACKEND, Consistency::Linearizable);
+    sim.ttl = TtlRange::new(Duration::from_millis(500), Duration::from_secs(3600), Duration::from_millis(1));
+    sim.fifo = true;
+    sim.fencing = (defect != Defect::TokenWithoutFencing).then_some(TokenDurability::StoreData);
+    sim.push_wake_up = true;
+    sim.push_loss = !matches!(defect, Defect::RenewalRecreatesTheEntry | Defect::NotHeldIsRetried);
+    sim.inspect = defect != Defect::InspectUndeclared;
+    sim.queue_length = !matches!(defect, Defect::InspectUndeclared | Defect::QueueLengthUndeclared);
+    sim.force_release = defect != Defect::ForceUndeclared;
+    sim.metadata = defect != Defect::UnsupportedMetadataIsIgnored;
+    sim
+}
+
+impl Client {
+    pub(crate) fn new(store: Arc<Store>, id: u64) -> Arc<Self> {
+        let misdirected = Arc::default();
+        let renewals = Renewals { store: Arc::clone(&store), misdirected: Arc::clone(&misdirected) };
+        Arc::new(Self {
+            store,
+            id,
+            holds: Holds::new(BACKEND, Tasks::current()),
+            keeper: Keeper::new(Clock::Tokio, renewals, Tasks::current()),
+            triggers: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            misdirected,
+            locally_held: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn residue(&self) -> usize {
+        let tasks = self.holds.tasks().running();
+        self.holds.live() + tasks + self.keeper.kept() + locked(&self.triggers).len() + self.waiting.load(SeqCst)
+    }
+
+    /// The store says that an acquisition is gone.
+    pub(crate) fn removed(&self, owner: &OwnerId) {
+        if let Some(trigger) = locked(&self.triggers).remove(owner.as_str()) {
+            trigger.lose(LossReason::Removed);
+        }
+    }
+
+    pub(crate) fn has(&self, defect: Defect) -> bool {
+        self.store.defect == defect
+    }
+
+    fn ensure_open(&self) -> Result<(), LockError> {
+        if self.closed.load(SeqCst) {
+            return Err(LockError::new(ErrorKind::Shutdown, "closed"));
+        }
+        if self.has(Defect::ShutdownIsNotFinal) { Ok(()) } else { self.holds.ensure_open() }
+    }
+
+    fn terms(&self, options: AcquireOptions) -> Result<Terms, LockError> {
+        let options = match self.store.defect {
+            Defect::SharedModeIsIgnored => options.with_mode(Mode::Exclusive),
+            Defect::UnsupportedMetadataIsIgnored => AcquireOptions::new().with_timeout(Duration::from_secs(1)),
+            _ => options,
+        };
+        let mut terms = match options.resolve(&self.capabilities(), DEFAULT_TTL) {
+            Err(error) if self.has(Defect::InvalidOptionsAreReplaced) && error.kind() == ErrorKind::InvalidOptions => {
+                AcquireOptions::new().resolve(&self.capabilities(), DEFAULT_TTL)?
+            }
+            terms => terms?,
+        };
+        match self.store.defect {
+            Defect::NoRenewal => terms.renew = false,
+            Defect::WithoutRenewalIsIgnored => terms.renew = true,
+            Defect::MaxHoldIsIgnored => terms.max_hold = None,
+            Defect::TimeoutIsIgnored => terms.timeout = None,
+            Defect::TtlIsIgnored => terms.ttl = DEFAULT_TTL,
+            _ => {}
+        }
+        Ok(terms)
+    }
+
+    fn request(&self, name: &LockName, terms: &Terms) -> Request {
+        let owner = match self.has(Defect::OwnerPerClient) {
+            true => OwnerId::new(format!("client-{}", self.id)),
+            false => OwnerId::random(),
+        };
+        Request { name: name.clone(), owner, client: self.id, ttl: terms.ttl, metadata: terms.metadata.clone() }
+    }
+
+    async fn wait_for(self: &Arc<Self>, name: &LockName, terms: &Terms) -> Result<LockGuard, LockError> {
+        let _counted = Counted::new(self);
+        loop {
+            let request = self.request(name, terms);
+            let mut place = Place::new(self, request.clone());
+            place.armed = !self.has(Defect::CleanUpBeginsTooLate);
+            let (mut changes, mut sent) = (self.store.changes(), Clock::Tokio.now());
+            let asked = request.clone();
+            let answer = self.store.call(move |state, now| state.enqueue(asked, now)).await;
+            let mut standing = place.unless_unknown(answer)?;
+            place.armed = !self.has(Defect::DroppedWaiterIsLeft);
+            loop {
+                standing = match standing {
+                    Standing::Granted(token) => return self.grant(place, token, sent, terms),
+                    // Evicted: to the end of the queue.
+                    Standing::Gone => break,
+                    Standing::Waiting { .. } if self.has(Defect::WaitFailsAtOnce) => {
+                        return Err(LockError::new(ErrorKind::TimedOut, "the lock is held"));
+                    }
+                    Standing::Waiting { behind } => {
+                        self.woken(&mut changes, terms.ttl / 3).await;
+                        if !self.has(Defect::GrantedWithAnOldLease) {
+                            sent = Clock::Tokio.now();
+                        }
+                        let (asked, before) = (request.clone(), behind.clone());
+                        let answer = self.store.call(move |state, now| state.check(&asked, &before, now)).await;
+                        answer.unwrap_or(Standing::Waiting { behind })
+                    }
+                };
+            }
+        }
+    }
+
+    async fn woken(&self, changes: &mut tokio::sync::watch::Receiver<u64>, renewal: Duration) {
+        let push = async {
+            if matches!(self.store.defect, Defect::WakeUpsArePolled | Defect::WakeUpsAreLost) {
+                std::future::pending::<()>().await;
+            }
+            if changes.changed().await.is_err() {
+                if self.has(Defect::RestartStrandsWaiters) {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                *changes = self.store.changes();
+            }
+        };
+        if matches!(self.store.defect, Defect::WakeUpsAreLost | Defect::RestartStrandsWaiters) {
+            return push.await;
+        }
+        let _ = tokio::time::timeout(renewal.min(SLOW_POLL), push).await;
+    }
+
+    fn grant(self: &Arc<Self>, place: Place, token: FencingToken, sent: Moment, terms: &Terms) -> Result<LockGuard, LockError> {
+        let request = place.keep();
+        let sent = if self.has(Defect::LeaseBeginsAtTheReply) { Clock::Tokio.now() } else { sent };
+        let granted = if self.has(Defect::DeadlineIsTooLate) { terms.ttl * 3 / 2 } else { terms.ttl };
+        let item = Arc::new(request.clone());
+        let (lease, keep) = self.keeper.keep(Arc::clone(&item), sent, granted, terms);
+        match self.store.defect {
+            Defect::RenewalIsLeaked => std::mem::forget(self.keeper.keep(item, sent, granted, terms).1),
+            Defect::TaskIsLeaked => drop(tokio::spawn(std::future::pending::<()>())),
+            _ => {}
+        }
+        let entry = Arc::new(Held { client: Arc::clone(self), request: request.clone() });
+        let token = (!self.has(Defect::TokenIsMissing)).then_some(token);
+        let Request { name, owner, .. } = request;
+        let guard = self.holds.grant(Grant { name, owner: owner.clone(), token, lease, keep: Some(keep), entry });
+        locked(&self.triggers).insert(owner.as_str().to_owned(), LossTrigger::of(&guard));
+        if guard.is_lost() && !self.has(Defect::GrantedWithAnOldLease) {
+            return Err(LockError::new(ErrorKind::Unavailable, "the store answered too late"));
+        }
+        Ok(guard)
+    }
+
+    async fn acquire(self: &Arc<Self>, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
+        self.ensure_open()?;
+        let terms = self.terms(options)?;
+        if self.has(Defect::FailedWaitLeavesALocalLock) {
+            while !locked(&self.locally_held).insert(name.clone()) {
+                tokio::time::sleep(SLOW_POLL).await;
+            }
+        }
+        let waiting = self.wait_for(name, &terms);
+        let guard = match self.store.defect {
+            Defect::WaitersSurviveShutdown => waiting.await,
+            _ => bounded(&self.holds, terms.timeout, waiting).await,
+        }?;
+        locked(&self.locally_held).remove(name);
+        Ok(guard)
+    }
+
+    async fn attempt(self: &Arc<Self>, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
+        self.ensure_open()?;
+        let terms = self.terms(options)?;
+        let request = self.request(name, &terms);
+        let (mut place, asked) = (Place::new(self, request.clone()), request);
+        let sent = Clock::Tokio.now();
+        place.armed = !self.has(Defect::CleanUpBeginsTooLate);
+        let answer = self.store.call(move |state, now| state.take(asked, now)).await;
+        match place.unless_unknown(answer)? {
+            Some(token) => self.grant(place, token, sent, &terms).map(Some),
+            None => {
+                place.keep();
+                if self.has(Defect::FailedTryStopsTheHeartbeat) {
+                    locked(&self.misdirected).insert(name.clone());
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn explain(&self, error: LockError, operation: Operation, name: Option<&LockName>) -> LockError {
+        if self.has(Defect::ErrorsLackContext) {
+            return error;
+        }
+        let error = error.during(operation).on(BACKEND);
+        match name {
+            Some(name) => error.of(name),
+            None => error,
+        }
+    }
+}
+
+/// The trait is implemented on a handle, because the client's background work needs the client.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle(pub(crate) Arc<Client>);
+
+#[async_trait]
+impl DistributedLock for Handle {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
+        self.0.acquire(name, options).await.map_err(|error| self.0.explain(error, Operation::Acquire, Some(name)))
+    }
+
+    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
+        self.0.attempt(name, options).await.map_err(|error| self.0.explain(error, Operation::TryAcquire, Some(name)))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        let asked = name.clone();
+        let inspected = match self.0.ensure_open() {
+            Ok(()) => self.0.store.call(move |state, now| state.inspect(&asked, now)).await,
+            Err(error) => Err(error),
+        };
+        inspected.map_err(|error| self.0.explain(error, Operation::Inspect, Some(name)))
+    }
+
+    async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
+        let asked = name.clone();
+        let forced = match self.0.ensure_open() {
+            Ok(()) => self.0.store.call(move |state, _| state.force(&asked)).await,
+            Err(error) => Err(error),
+        };
+        forced.map_err(|error| self.0.explain(error, Operation::ForceRelease, Some(name)))
+    }
+
+    async fn shutdown(&self) -> Result<(), LockError> {
+        if self.0.has(Defect::ShutdownReleasesNothing) {
+            self.0.closed.store(true, SeqCst);
+            return Ok(());
+        }
+        if self.0.has(Defect::DroppedShutdownStops) {
+            self.0.holds.closing().cancel();
+            tokio::task::yield_now().await;
+        }
+        self.0.holds.shutdown().await
+    }
+}
+
+impl Client {
+    fn capabilities(&self) -> Capabilities {
+        capabilities(self.store.defect)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = if self.has(Defect::DebugShowsThePassword) { PASSWORD } else { "***" };
+        f.debug_struct("Client").field("id", &self.id).field("password", &password).finish_non_exhaustive()
+    }
+}
+
+/// A request to the store that is undone unless it becomes a guard.
+struct Place {
+    client: Arc<Client>,
+    request: Request,
+    armed: bool,
+}
+
+impl Place {
+    fn new(client: &Arc<Client>, request: Request) -> Self {
+        Self { client: Arc::clone(client), request, armed: true }
+    }
+
+    fn keep(mut self) -> Request {
+        self.armed = false;
+        self.request.clone()
+    }
+
+    fn unless_unknown<T>(&mut self, answer: Result<T, LockError>) -> Result<T, LockError> {
+        if answer.is_err() && self.client.has(Defect::UnknownOutcomeIsForgotten) {
+            self.armed = false;
+        }
+        answer
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let (store, Request { name, owner, ttl, .. }) = (Arc::clone(&self.client.store), self.request.clone());
+        let end = Clock::Tokio.now() + ttl;
+        self.client.holds.tasks().spawn(async move {
+            while Clock::Tokio.now() < end {
+                let (name, owner) = (name.clone(), owner.clone());
+                if store.call(move |state, _| state.remove(&name, &owner)).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+struct Counted(Arc<Client>);
+
+impl Counted {
+    fn new(client: &Arc<Client>) -> Self {
+        client.waiting.fetch_add(1, SeqCst);
+        Self(Arc::clone(client))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.0.has(Defect::WaiterIsLeaked) {
+            self.0.waiting.fetch_sub(1, SeqCst);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Side-by-side benchmarks: ours, the raw client that does the same, and the locks that a user would pick otherwise.
+//!
+//! `scripts/bench.sh etcd` starts a server and measures everything on this machine in one run. What is compared takes
+//! turns, A B C A B C, for at least three rounds, and the medians are reported: absolute figures drift with whatever else
+//! the machine does, their ratios hold better.
+//!
+//! Every contender runs in worker processes of its own, written in whatever language: see [`protocol`]. The workers
+//! connect, wait for the start, run for a moment to warm up, and count the cycles of one window.
+
+// Each suite uses a part of what all of them share.
+#![cfg_attr(not(all(feature = "etcd", feature = "mem", feature = "redis")), allow(dead_code))]
+
+mod cli;
+mod fleet;
+mod holding;
+mod machine;
+mod measure;
+mod output;
+mod passing;
+mod plan;
+mod progress;
+mod protocol;
+mod report;
+mod stores;
+mod subjects;
+mod suites;
+mod worker;
+
+use std::process::ExitCode;
+
+/// Whatever went wrong, for a person to read.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+type Result<T> = std::result::Result<T, Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match cli::run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lock-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,239 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use tokio::time::sleep;
+
+use crate::{
+    Result,
+    fleet::{Fleet, Program},
+    plan::{Group, Key, Names, Scenario, Subject},
+    progress::Progress,
+    protocol::{Job, Tally},
+    stores::{Counts, Requests, Store},
+};
+
+/// How to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) rounds: usize,
+    pub(crate) window: Duration,
+}
+
+/// What the measurements need.
+pub(crate) struct Bench<'a> {
+    pub(crate) store: &'a dyn Store,
+    pub(crate) programs: &'a BTreeMap<Subject, Program>,
+    /// Writes to other keys of the store.
+    pub(crate) writers: Option<Program>,
+    /// How many cycles to time together: many, for locks that are faster than the clock.
+    pub(crate) batch: fn(&Key) -> u64,
+    /// Of all requests, those that the locks sent.
+    pub(crate) relevant: fn(&Key, Requests) -> Requests,
+    pub(crate) settings: Settings,
+}
+
+/// One window, or the medians of several.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    pub(crate) cycles_per_s: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) median_wait_ms: f64,
+    pub(crate) longest_wait_ms: f64,
+    /// Calls that the store received, a stream being one call.
+    pub(crate) rpcs_per_cycle: Option<f64>,
+    /// Messages that the store received, those on streams included, by kind.
+    pub(crate) messages_per_cycle: Counts,
+    pub(crate) errors: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) key: Key,
+    /// Medians.
+    pub(crate) figures: Figures,
+    /// Throughput of each round.
+    pub(crate) rounds: Vec<f64>,
+}
+
+const WRITERS: usize = 8;
+
+impl Bench<'_> {
+    /// Measures a group: what is compared takes turns, round by round.
+    pub(crate) async fn group(&self, group: &Group, progress: &Progress) -> Result<Vec<Row>> {
+        let mut windows: Vec<Vec<Figures>> = vec![Vec::new(); group.runs.len()];
+        for round in 1..=self.settings.rounds {
+            for (run, windows) in group.runs.iter().zip(&mut windows) {
+                progress.begin(&format!("{} (round {round}): {run}", group.title));
+                let figures = self.window(*run).await.map_err(|error| format!("{run}: {error}"))?;
+                progress.end(&format!("{:.0} cycles/s", figures.cycles_per_s));
+                windows.push(figures);
+            }
+        }
+        Ok(group.runs.iter().zip(windows).map(|(key, windows)| Row::of(*key, &windows)).collect())
+    }
+
+    async fn window(&self, key: Key) -> Result<Figures> {
+        self.store.tidy().await?;
+        let program = self.programs.get(&key.subject).ok_or("there is no program for it")?;
+        let prefix = unique_prefix();
+        let job = |process| Job { batch: (self.batch)(&key), ..self.job(&prefix, key.scenario.names(), process, key.tasks) };
+        let mut fleet = Fleet::start(program, (0..key.processes).map(|process| job(process).arguments())).await?;
+        let mut others = self.start_writers(key.scenario).await?;
+        for fleet in others.iter_mut().chain([&mut fleet]) {
+            fleet.say("start").await?;
+        }
+        sleep(warm_up(key)).await;
+        let (before, opened) = (self.store.requests().await?, Instant::now());
+        fleet.say(&format!("measure {}", self.settings.window.as_secs_f64())).await?;
+        sleep(self.settings.window).await;
+        let (length, after) = (opened.elapsed(), self.store.requests().await?);
+        for fleet in others.iter_mut().chain([&mut fleet]) {
+            fleet.say("stop").await?;
+        }
+        if let Some(mut others) = others {
+            others.tally().await?;
+            others.dismiss().await;
+        }
+        let tally = fleet.tally().await?;
+        fleet.dismiss().await;
+        let mut figures = Figures::of(&tally, self.settings.window)?;
+        if let (Some(before), Some(after)) = (before, after) {
+            figures.count((self.relevant)(&key, after.since(&before)), length);
+        }
+        Ok(figures)
+    }
+
+    async fn start_writers(&self, scenario: Scenario) -> Result<Option<Fleet>> {
+        if scenario != Scenario::ContendedWithWriters {
+            return Ok(None);
+        }
+        let program = self.writers.as_ref().ok_or("this store has no writers")?;
+        let job = self.job(&unique_prefix(), Names::Own, 0, WRITERS);
+        Fleet::start(program, [job.arguments()]).await.map(Some)
+    }
+
+    fn job(&self, prefix: &str, names: Names, process: usize, tasks: usize) -> Job {
+        Job { url: self.store.url().to_owned(), prefix: prefix.to_owned(), names, process, tasks, batch: 1 }
+    }
+}
+
+/// No measurement meets the names of another.
+pub(crate) fn unique_prefix() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    format!("bench-{}", LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Every contender has had its turn at least once.
+fn warm_up(key: Key) -> Duration {
+    Duration::from_millis(500 + 2 * key.contenders() as u64)
+}
+
+impl Figures {
+    fn of(tally: &Tally, window: Duration) -> Result<Self> {
+        if let (true, Some(error)) = (tally.cycles_ns.is_empty(), &tally.first_error) {
+            return Err(format!("not one cycle succeeded: {error}").into());
+        }
+        let (cycles, waits) = (histogram(&tally.cycles_ns)?, histogram(&tally.waits_ns)?);
+        let ms = |nanos: u64| nanos as f64 / 1e6;
+        Ok(Self {
+            cycles_per_s: (tally.cycles_ns.len() as u64 * tally.batch) as f64 / window.as_secs_f64(),
+            p50_ms: ms(cycles.value_at_quantile(0.5)),
+            p99_ms: ms(cycles.value_at_quantile(0.99)),
+            median_wait_ms: ms(waits.value_at_quantile(0.5)),
+            longest_wait_ms: ms(waits.max()),
+            rpcs_per_cycle: None,
+            messages_per_cycle: Counts::default(),
+            errors: tally.errors,
+        })
+    }
+
+    fn count(&mut self, requests: Requests, length: Duration) {
+        let cycles = self.cycles_per_s * length.as_secs_f64();
+        if cycles > 0.0 {
+            self.rpcs_per_cycle = Some(requests.calls.sum() / cycles);
+            self.messages_per_cycle = requests.messages.divided_by(cycles);
+        }
+    }
+
+    fn medians(windows: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> f64| median(windows.iter().map(figure)).unwrap_or_default();
+        Self {
+            cycles_per_s: of(|window| window.cycles_per_s),
+            p50_ms: of(|window| window.p50_ms),
+            p99_ms: of(|window| window.p99_ms),
+            median_wait_ms: of(|window| window.median_wait_ms),
+            longest_wait_ms: of(|window| window.longest_wait_ms),
+            rpcs_per_cycle: median(windows.iter().filter_map(|window| window.rpcs_per_cycle)),
+            messages_per_cycle: medians_by_kind(windows),
+            errors: windows.iter().map(|window| window.errors).sum(),
+        }
+    }
+}
+
+impl Row {
+    fn of(key: Key, windows: &[Figures]) -> Self {
+        Self { key, figures: Figures::medians(windows), rounds: windows.iter().map(|window| window.cycles_per_s).collect() }
+    }
+}
+
+fn histogram(values: &[u64]) -> Result<Histogram<u64>> {
+    let mut histogram = Histogram::new(3)?;
+    for value in values {
+        histogram.record(*value)?;
+    }
+    Ok(histogram)
+}
+
+fn medians_by_kind(windows: &[Figures]) -> Counts {
+    let kinds: BTreeSet<&String> = windows.iter().flat_map(|window| window.messages_per_cycle.0.keys()).collect();
+    let of = |kind: &str| median(windows.iter().map(|window| window.messages_per_cycle.of(kind))).unwrap_or_default();
+    Counts(kinds.into_iter().map(|kind| (kind.clone(), of(kind))).collect())
+}
+
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_the_window() {
+        let cycles_ns: Vec<u64> = (1..=1000).map(|ms| ms * 1_000_000).collect();
+        let waits_ns = cycles_ns.iter().map(|nanos| nanos / 2).collect();
+        let tally = Tally { batch: 4, cycles_ns, waits_ns, errors: 1, first_error: None };
+        let figures = Figures::of(&tally, Duration::from_secs(2)).unwrap();
+        assert_eq!((figures.cycles_per_s, figures.errors), (2000.0, 1));
+        for (figure, expected) in
+            [(figures.p50_ms, 500.0), (figures.p99_ms, 990.0), (figures.median_wait_ms, 250.0), (figures.longest_wait_ms, 500.0)]
+        {
+            assert!((figure / expected - 1.0).abs() < 0.002, "{figure} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_errors_is_an_error() {
+        let tally = Tally { errors: 3, first_error: Some("no server".into()), ..Tally::default() };
+        assert!(Figures::of(&tally, Duration::from_secs(1)).unwrap_err().to_string().contains("no server"));
+    }
+
+    #[test]
+    fn medians_are_not_moved_by_one_odd_round() {
+        assert_eq!(median([3.0, 1000.0, 1.0].into_iter()), Some(3.0));
+        assert_eq!(median([4.0, 2.0].into_iter()), Some(3.0));
+        assert_eq!(median(std::iter::empty()), None);
+    }
+}

@@ -1,0 +1,36 @@
+//! What the results are turned into.
+
+pub(crate) mod docs;
+pub(crate) mod json;
+pub(crate) mod markdown;
+pub(crate) mod plot;
+pub(crate) mod targets;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::{
+        holding::Held,
+        measure::{Figures, Row},
+        plan::Key,
+        stores::Counts,
+    };
+
+    /// Results for tests.
+    pub(crate) fn row(key: Key) -> Row {
+        let figures = Figures {
+            cycles_per_s: 1234.5,
+            p50_ms: 0.75,
+            p99_ms: 2.5,
+            median_wait_ms: 0.5,
+            longest_wait_ms: 4.0,
+            rpcs_per_cycle: Some(2.0),
+            messages_per_cycle: Counts([("Txn".to_owned(), 2.0), ("Watch".to_owned(), 0.01)].into()),
+            errors: 0,
+        };
+        Row { key, figures, rounds: vec![1200.0, 1234.5, 1300.0] }
+    }
+
+    pub(crate) fn held(names: usize) -> Held {
+        Held { names, leases: Some(1.0), renewals_per_s: 1.0, messages_per_s: 1.5, bytes_per_guard: 1500.0, seconds_to_acquire: 2.0 }
+    }
+}

@@ -1,0 +1,77 @@
+//! Who is measured.
+
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd_raw;
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd_writers;
+#[cfg(feature = "etcd")]
+pub(crate) mod go_mutex;
+#[cfg(feature = "mem")]
+pub(crate) mod lockable;
+pub(crate) mod ours;
+#[cfg(feature = "redis")]
+pub(crate) mod redis_raw;
+#[cfg(feature = "redis")]
+pub(crate) mod rslock;
+#[cfg(feature = "mem")]
+pub(crate) mod tokio_mutex;
+
+use crate::{Result, protocol::Job, worker::serve as serve_as};
+
+/// A client of the store, one in each process.
+pub(crate) trait Client: Sized + Send + Sync + 'static {
+    type Contender: Contender;
+
+    fn connect(job: &Job) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Somebody who wants this lock.
+    fn contender(&self, name: &str) -> impl Future<Output = Result<Self::Contender>> + Send;
+
+    /// Leaves nothing behind in the store.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Somebody who wants one lock again and again. Static dispatch: what it costs to measure must not hide what is measured.
+pub(crate) trait Contender: Send + Sync + 'static {
+    type Held: Send;
+
+    fn acquire(&self) -> impl Future<Output = Result<Self::Held>> + Send;
+
+    fn release(&self, held: Self::Held) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The workers that this program has in itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WorkerKind {
+    Ours,
+    #[cfg(feature = "etcd")]
+    EtcdRaw,
+    #[cfg(feature = "etcd")]
+    EtcdWriters,
+    #[cfg(feature = "mem")]
+    TokioMutex,
+    #[cfg(feature = "mem")]
+    Lockable,
+    #[cfg(feature = "redis")]
+    RedisRaw,
+    #[cfg(feature = "redis")]
+    Rslock,
+}
+
+pub(crate) async fn serve(kind: WorkerKind, job: Job) -> Result<()> {
+    match kind {
+        WorkerKind::Ours => serve_as::<ours::Ours>(job).await,
+        #[cfg(feature = "etcd")]
+        WorkerKind::EtcdRaw => serve_as::<etcd_raw::EtcdRaw>(job).await,
+        #[cfg(feature = "etcd")]
+        WorkerKind::EtcdWriters => serve_as::<etcd_writers::Writers>(job).await,
+        #[cfg(feature = "mem")]
+        WorkerKind::TokioMutex => serve_as::<tokio_mutex::KeyedMutexes>(job).await,
+        #[cfg(feature = "mem")]
+        WorkerKind::Lockable => serve_as::<lockable::LockableMap>(job).await,
+        #[cfg(feature = "redis")]
+        WorkerKind::RedisRaw => serve_as::<redis_raw::RedisRaw>(job).await,
+        #[cfg(feature = "redis")]
+        WorkerKind::Rslock => serve_as::<rslock::Rslock>(job).await,
+    }
+}

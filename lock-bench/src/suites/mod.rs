@@ -1,0 +1,106 @@
+//! What is measured against each kind of store.
+
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd;
+#[cfg(feature = "mem")]
+pub(crate) mod mem;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Result,
+    cli::Options,
+    fleet::Program,
+    holding::{Held, HoldingPlan},
+    measure::{Bench, Figures, Row},
+    passing::{Passed, PassingPlan},
+    plan::{Group, Key, Subject},
+    progress::Progress,
+    report::{plot::Chart, targets::Target},
+    stores::{Requests, Store},
+};
+
+/// Everything that one run measures.
+pub(crate) struct Suite {
+    /// The name of its files.
+    pub(crate) name: &'static str,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) programs: BTreeMap<Subject, Program>,
+    pub(crate) writers: Option<Program>,
+    /// How many cycles to time together.
+    pub(crate) batch: fn(&Key) -> u64,
+    /// Of all requests that the store received, those that the locks sent.
+    pub(crate) relevant: fn(&Key, Requests) -> Requests,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) holding: Option<HoldingPlan>,
+    pub(crate) passing: Option<PassingPlan>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) charts: Vec<Chart>,
+    /// What cannot be measured here, and why.
+    pub(crate) left_out: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) held: Vec<Held>,
+    pub(crate) passed: Option<Passed>,
+}
+
+impl Suite {
+    pub(crate) async fn run(&self, options: &Options) -> Result<Results> {
+        let groups = self.selected(options);
+        let holding = self.holding.filter(|_| options.selects("held"));
+        let passing = self.passing.filter(|_| options.selects("passed"));
+        if groups.is_empty() && holding.is_none() && passing.is_none() {
+            return Err(format!("nothing has the text of --only in its name; there are: {}", self.titles()).into());
+        }
+        let settings = options.settings();
+        let steps = groups.iter().map(|group| group.runs.len()).sum::<usize>()
+            + holding.map_or(0, |_| HoldingPlan::STEPS)
+            + passing.map_or(0, |_| PassingPlan::STEPS);
+        let progress = Progress::new(settings.rounds * steps);
+        let (store, programs) = (&*self.store, &self.programs);
+        let bench = Bench { store, programs, writers: self.writers.clone(), batch: self.batch, relevant: self.relevant, settings };
+        let mut results = Results::default();
+        for group in &groups {
+            results.rows.extend(bench.group(group, &progress).await?);
+        }
+        if let Some(holding) = holding {
+            results.held = holding.measure(store, settings.rounds, &progress).await?;
+        }
+        if let Some(passing) = passing {
+            results.passed = Some(passing.measure(store, settings.rounds, &progress).await?);
+        }
+        progress.finish();
+        results.rows.sort_by_key(|row| (row.key.scenario, row.key.processes, row.key.tasks, row.key.subject));
+        Ok(results)
+    }
+
+    /// The groups that are asked for, with those subjects that are there.
+    fn selected(&self, options: &Options) -> Vec<Group> {
+        let mut groups = self.groups.clone();
+        for group in &mut groups {
+            group.runs.retain(|key| self.programs.contains_key(&key.subject));
+        }
+        groups.retain(|group| options.selects(&group.title) && !group.runs.is_empty());
+        groups
+    }
+
+    fn titles(&self) -> String {
+        let titles = self.groups.iter().map(|group| group.title.as_str());
+        titles.chain(self.holding.map(|_| "held")).chain(self.passing.map(|_| "passed")).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Results {
+    pub(crate) fn figures(&self, key: Key) -> Option<&Figures> {
+        self.rows.iter().find(|row| row.key == key).map(|row| &row.figures)
+    }
+
+    pub(crate) fn held(&self, names: usize) -> Option<&Held> {
+        self.held.iter().find(|held| held.names == names)
+    }
+}

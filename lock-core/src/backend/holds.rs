@@ -1,0 +1,346 @@
+use std::{
+    fmt::{self, Debug},
+    future::Future,
+    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use slab::Slab;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
+    backend::{Keep, Lease, Tasks},
+    guard::{Acquisition, Registered},
+    sync::locked,
+};
+
+/// One acquisition's own entry in the store: the part of a guard that a backend implements.
+#[async_trait]
+pub trait Entry: Debug + Send + Sync + 'static {
+    /// Removes this acquisition's entry, and no other; `false` if it was not there any more.
+    ///
+    /// Called again after an error, until it is definite or the lease has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; marked [indeterminate](LockError::is_indeterminate) if the entry may have been removed.
+    async fn release(&self) -> Result<bool, LockError>;
+
+    /// Does the same without I/O and without a runtime, if the backend can.
+    fn release_now(&self) -> Option<bool> {
+        None
+    }
+}
+
+/// What a backend got from its store, to be made a guard.
+#[derive(Debug)]
+pub struct Grant {
+    /// What was acquired.
+    pub name: LockName,
+    /// The acquisition's unique id.
+    pub owner: OwnerId,
+    /// Its token.
+    pub token: Option<FencingToken>,
+    /// What keeps it valid.
+    pub lease: Arc<Lease>,
+    /// What renews its lease, if the lease is its own; ended before the release.
+    pub keep: Option<Keep>,
+    /// How to release it.
+    pub entry: Arc<dyn Entry>,
+}
+
+/// The live guards of one client, and the tasks that work for it.
+pub struct Holds {
+    backend: &'static str,
+    tasks: Tasks,
+    live: Mutex<Slab<Weak<Acquisition>>>,
+    closing: CancellationToken,
+}
+
+impl Holds {
+    /// For a client of the named backend.
+    #[must_use]
+    pub fn new(backend: &'static str, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self { backend, tasks, live: Mutex::new(Slab::new()), closing: CancellationToken::new() })
+    }
+
+    /// The client's background tasks: clean-ups that end by themselves, for [`shutdown`](Self::shutdown) waits for them.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Fires when [`shutdown`](Self::shutdown) begins.
+    #[must_use]
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// How many guards are live; for leak checks.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        locked(&self.live).len()
+    }
+
+    /// What every operation checks first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Shutdown`] once [`shutdown`](Self::shutdown) has begun.
+    pub fn ensure_open(&self) -> Result<(), LockError> {
+        if self.closing.is_cancelled() {
+            return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again").on(self.backend));
+        }
+        Ok(())
+    }
+
+    /// Makes the guard of an acquisition. Once [`shutdown`](Self::shutdown) has begun the guard is born lost.
+    pub fn grant(self: &Arc<Self>, grant: Grant) -> LockGuard {
+        let Grant { name, owner, token, lease, keep, entry } = grant;
+        let mut live = locked(&self.live);
+        let slot = live.vacant_entry();
+        let guard = LockGuard::new(Acquisition {
+            backend: self.backend,
+            name,
+            owner,
+            token,
+            ended: lease.ended().child_token(),
+            lease,
+            keep: Mutex::new(keep),
+            entry,
+            end: OnceLock::new(),
+            settled: OnceLock::new(),
+            attempts: AtomicUsize::new(0),
+            registered: Registered { id: slot.key(), holds: Arc::clone(self) },
+        });
+        slot.insert(Arc::downgrade(guard.acquisition()));
+        drop(live);
+        if self.closing.is_cancelled() {
+            guard.acquisition().finish(GuardState::Lost(LossReason::Shutdown));
+            guard.acquisition().stop_renewal();
+        }
+        guard
+    }
+
+    /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does this first.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Loses and releases all live guards, and waits until that and every background task is done, but at most
+    /// [`SHUTDOWN_LIMIT`].
+    ///
+    /// # Errors
+    ///
+    /// The first release that failed, or [`ErrorKind::Unavailable`] if something was not released in time: it ends with its
+    /// lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// The releases go on in the background, unless it was never polled.
+    pub async fn shutdown(&self) -> Result<(), LockError> {
+        self.close();
+        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
+        for acquisition in &live {
+            acquisition.finish(GuardState::Lost(LossReason::Shutdown));
+            acquisition.stop_renewal();
+        }
+        // As tasks of the client's: they go on if this future is dropped, and then nobody listens.
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        let mut unanswered = live.len();
+        for acquisition in live {
+            let answer = answer.clone();
+            self.tasks.spawn(async move { drop(answer.send(acquisition.release_entry().await)) });
+        }
+        let in_time = tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.idle()).await.is_ok();
+        let mut outcome = Ok(());
+        while let Ok(released) = answers.try_recv() {
+            unanswered -= 1;
+            outcome = outcome.and(released.map(drop));
+        }
+        if unanswered > 0 {
+            let message = match in_time {
+                true => "the runtime of the client has ended; what was held ends with its lease",
+                false => "the store did not answer in time; what was held ends with its lease",
+            };
+            outcome = outcome.and(Err(LockError::new(ErrorKind::Unavailable, message)));
+        }
+        outcome.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
+    }
+
+    pub(crate) fn forget(&self, id: usize) {
+        locked(&self.live).try_remove(id);
+    }
+}
+
+impl Debug for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (live, tasks) = (self.live(), self.tasks.running());
+        f.debug_struct("Holds").field("backend", &self.backend).field("live", &live).field("tasks", &tasks).finish_non_exhaustive()
+    }
+}
+
+/// Makes one guard lost from outside, without keeping it alive: for a backend that sees an entry disappear.
+#[derive(Clone, Debug)]
+pub struct LossTrigger(Weak<Acquisition>);
+
+impl LossTrigger {
+    /// The trigger of a guard.
+    #[must_use]
+    pub fn of(guard: &LockGuard) -> Self {
+        Self(Arc::downgrade(guard.acquisition()))
+    }
+
+    /// Makes the guard lost, unless it has ended.
+    pub fn lose(&self, reason: LossReason) {
+        if let Some(acquisition) = self.0.upgrade() {
+            acquisition.finish(GuardState::Lost(reason));
+        }
+    }
+}
+
+impl Debug for Acquisition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquisition").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// Runs an acquire under its timeout and the client's shutdown.
+///
+/// Dropping `acquire` must undo it: that is what happens when the time is up.
+///
+/// # Errors
+///
+/// Those of `acquire`; [`ErrorKind::TimedOut`]; [`ErrorKind::Shutdown`].
+pub async fn bounded<T: Send>(
+    holds: &Holds,
+    timeout: Option<Duration>,
+    acquire: impl Future<Output = Result<T, LockError>> + Send,
+) -> Result<T, LockError> {
+    let time_up = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = holds.closing.cancelled() => Err(holds.ensure_open().err().unwrap_or_else(|| LockError::new(ErrorKind::Shutdown, "closing"))),
+        outcome = acquire => outcome,
+        () = time_up => Err(LockError::new(ErrorKind::TimedOut, format!("the lock was not free within {timeout:?}", timeout = timeout.unwrap_or_default()))),
+    }
+}
+
+/// How long a shutdown waits for a store that does not answer.
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// First pause between two attempts to release; doubles up to [`RELEASE_PAUSE_MAX`], with jitter.
+const RELEASE_PAUSE: Duration = Duration::from_millis(20);
+const RELEASE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Releases until the store gives a definite answer, or nothing is left to release because the lease has ended.
+pub(crate) async fn release_until_definite(entry: &dyn Entry, lease: &Lease) -> Result<bool, LockError> {
+    let (mut pause, mut doubtful) = (RELEASE_PAUSE, false);
+    loop {
+        let error = match entry.release().await {
+            // An earlier attempt whose answer was lost has removed it.
+            Ok(held) => return Ok(held || doubtful),
+            Err(error) => error,
+        };
+        doubtful |= error.is_indeterminate();
+        if error.retry() == RetryAdvice::Never || lease.deadline().is_err() {
+            return Err(if doubtful { error.indeterminate() } else { error });
+        }
+        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        pause = (pause * 2).min(RELEASE_PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::backend::Clock;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    /// An entry that the second request to arrive is the first to remove; they are answered when they may be.
+    #[derive(Debug)]
+    struct Slow {
+        asked: AtomicUsize,
+        answers: Semaphore,
+    }
+
+    #[async_trait]
+    impl Entry for Slow {
+        async fn release(&self) -> Result<bool, LockError> {
+            let removes = self.asked.fetch_add(1, SeqCst) == 1;
+            let _ = self.answers.acquire().await;
+            Ok(removes)
+        }
+    }
+
+    fn lease() -> Arc<Lease> {
+        Lease::new(Clock::Tokio, Clock::Tokio.now() + TTL, None)
+    }
+
+    fn guard_of(holds: &Arc<Holds>, entry: Arc<dyn Entry>) -> LockGuard {
+        let name = "a".parse().unwrap();
+        holds.grant(Grant { name, owner: OwnerId::random(), token: None, lease: lease(), keep: None, entry })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_under_way_at_a_shutdown_is_not_told_lost() {
+        let holds = Holds::new("test", Tasks::current());
+        let entry = Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(0) });
+        let guard = guard_of(&holds, Arc::clone(&entry) as _);
+        let release = tokio::spawn(guard.release());
+        let closing = Arc::clone(&holds);
+        tokio::task::yield_now().await;
+        let shutdown = tokio::spawn(async move { closing.shutdown().await });
+        while entry.asked.load(SeqCst) < 2 {
+            assert!(!release.is_finished());
+            tokio::task::yield_now().await;
+        }
+        entry.answers.add_permits(2);
+        release.await.unwrap().unwrap();
+        shutdown.await.unwrap().unwrap();
+        assert_eq!(holds.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_gives_up_on_a_store_that_does_not_answer() {
+        let holds = Holds::new("test", Tasks::current());
+        let guard = guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(0) }));
+        let start = Clock::Tokio.now();
+        let error = holds.shutdown().await.unwrap_err();
+        assert_eq!((error.kind(), guard.state()), (ErrorKind::Unavailable, GuardState::Lost(LossReason::Shutdown)));
+        let took = Clock::Tokio.now().saturating_since(start);
+        assert!((SHUTDOWN_LIMIT..SHUTDOWN_LIMIT * 2).contains(&took), "{took:?}");
+    }
+
+    /// No answer at first, then no connection.
+    #[derive(Debug)]
+    struct Gone(AtomicUsize);
+
+    #[async_trait]
+    impl Entry for Gone {
+        async fn release(&self) -> Result<bool, LockError> {
+            let error = LockError::new(ErrorKind::Unavailable, "unreachable");
+            Err(if self.0.fetch_add(1, SeqCst) == 0 { error.indeterminate() } else { error })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_attempt_without_an_answer_leaves_a_release_indeterminate() {
+        let (entry, lease) = (Gone(AtomicUsize::new(0)), lease());
+        let error = release_until_definite(&entry, &lease).await.unwrap_err();
+        assert!(error.is_indeterminate() && entry.0.load(SeqCst) > 1, "{error:?}");
+    }
+}

@@ -1,0 +1,168 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    LossReason,
+    backend::{Clock, Moment},
+};
+
+/// What keeps one or more guards valid: a deadline that renewals push out, and that is final once it has passed.
+///
+/// Reading the deadline late is as good as reading it in time: the first look after it latches the loss, so that no
+/// renewal whose reply arrives later revives a guard that may have been seen lost.
+#[derive(Debug)]
+pub struct Lease {
+    clock: Clock,
+    /// Nanoseconds since the clock's origin, or the code of a [`LossReason`]: one word, so that a loss and an extension
+    /// cannot both win.
+    state: AtomicU64,
+    /// No renewal goes beyond this.
+    cap: Option<Moment>,
+    ended: CancellationToken,
+}
+
+const REASONS: [LossReason; 4] = [LossReason::Expired, LossReason::Removed, LossReason::MaxHold, LossReason::Shutdown];
+
+impl Lease {
+    /// A lease that is valid until `deadline`, and however often it is extended not beyond `cap`.
+    #[must_use]
+    pub fn new(clock: Clock, deadline: Moment, cap: Option<Moment>) -> Arc<Self> {
+        let deadline = cap.map_or(deadline, |cap| deadline.min(cap));
+        Arc::new(Self { clock, state: AtomicU64::new(encode(deadline)), cap, ended: CancellationToken::new() })
+    }
+
+    /// The clock that the deadline is on.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The instant after which the lease must be assumed gone, or why it is gone.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the loss.
+    pub fn deadline(&self) -> Result<Moment, LossReason> {
+        loop {
+            let word = self.state.load(Ordering::Acquire);
+            let deadline = decode(word)?;
+            let now = self.clock.now();
+            if now < deadline {
+                return Ok(deadline);
+            }
+            let reason = if self.cap.is_some_and(|cap| now >= cap) { LossReason::MaxHold } else { LossReason::Expired };
+            self.end(word, reason);
+        }
+    }
+
+    /// Pushes the deadline out after a renewal was acknowledged; never pulls it in.
+    ///
+    /// # Errors
+    ///
+    /// The reason if the lease had ended: the caller must not act as if it still held.
+    pub fn extend(&self, deadline: Moment) -> Result<Moment, LossReason> {
+        let target = self.cap.map_or(deadline, |cap| deadline.min(cap));
+        loop {
+            let current = self.deadline()?;
+            if target <= current {
+                return Ok(current);
+            }
+            if self.state.compare_exchange(encode(current), encode(target), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Ok(target);
+            }
+        }
+    }
+
+    /// Ends the lease for good, with all its guards. The first reason stays.
+    pub fn lose(&self, reason: LossReason) {
+        loop {
+            let word = self.state.load(Ordering::Acquire);
+            if decode(word).is_err() || self.end(word, reason) {
+                return;
+            }
+        }
+    }
+
+    /// Fires when the lease has been found ended; not by itself when the deadline passes unobserved.
+    #[must_use]
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    fn end(&self, word: u64, reason: LossReason) -> bool {
+        let code = REASONS.iter().position(|r| *r == reason).unwrap_or_default() as u64;
+        let ended = self.state.compare_exchange(word, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if ended {
+            self.ended.cancel();
+        }
+        ended
+    }
+}
+
+fn encode(moment: Moment) -> u64 {
+    // 584 years of uptime fit; the lowest numbers are codes of reasons.
+    u64::try_from(moment.since_origin().as_nanos()).unwrap_or(u64::MAX).max(REASONS.len() as u64)
+}
+
+fn decode(word: u64) -> Result<Moment, LossReason> {
+    match REASONS.get(usize::try_from(word).unwrap_or(usize::MAX)) {
+        Some(reason) => Err(*reason),
+        None => Ok(Moment::from_origin(Duration::from_nanos(word))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(3);
+
+    fn lease(cap: Option<Duration>) -> (Arc<Lease>, Moment) {
+        let now = Clock::Tokio.now();
+        (Lease::new(Clock::Tokio, now + TTL, cap.map(|cap| now + cap)), now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_over_at_the_deadline_without_any_event() {
+        let (lease, start) = lease(None);
+        tokio::time::advance(TTL - Duration::from_nanos(1)).await;
+        assert_eq!(lease.deadline(), Ok(start + TTL));
+        tokio::time::advance(Duration::from_nanos(1)).await;
+        assert!(!lease.ended().is_cancelled());
+        assert_eq!(lease.deadline(), Err(LossReason::Expired));
+        assert!(lease.ended().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_renewal_revives_nothing() {
+        let (lease, start) = lease(None);
+        tokio::time::advance(TTL).await;
+        assert_eq!(lease.extend(start + TTL * 2), Err(LossReason::Expired));
+        assert_eq!(lease.deadline(), Err(LossReason::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn extension_never_shortens_and_respects_the_cap() {
+        let (lease, start) = lease(Some(TTL * 2));
+        assert_eq!(lease.extend(start + TTL / 2), Ok(start + TTL));
+        assert_eq!(lease.extend(start + TTL * 5), Ok(start + TTL * 2));
+        tokio::time::advance(TTL * 2).await;
+        assert_eq!(lease.deadline(), Err(LossReason::MaxHold));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_reason_stays() {
+        let (lease, _) = lease(None);
+        lease.lose(LossReason::Removed);
+        lease.lose(LossReason::Shutdown);
+        tokio::time::advance(TTL).await;
+        assert_eq!(lease.deadline(), Err(LossReason::Removed));
+    }
+}

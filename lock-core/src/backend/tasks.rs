@@ -1,0 +1,194 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{runtime::Handle, task::JoinHandle};
+use tokio_util::task::TaskTracker;
+
+use crate::{ErrorKind, LockError};
+
+/// Where a client's background tasks run, and how many still do: so that none is without an owner.
+///
+/// Clones share the count.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    home: Option<Handle>,
+    tracker: TaskTracker,
+}
+
+impl Tasks {
+    /// Tasks on the current runtime, or without one: they then run on the runtime that is current when they start.
+    ///
+    /// A backend with a connection makes this while it connects: its tasks then outlive a runtime that an application
+    /// starts for a single call.
+    #[must_use]
+    pub fn current() -> Self {
+        Self { home: Handle::try_current().ok(), ..Self::anywhere() }
+    }
+
+    /// Tasks on whichever runtime is current when they start. For backends without a connection.
+    #[must_use]
+    pub fn anywhere() -> Self {
+        let tracker = TaskTracker::new();
+        tracker.close();
+        Self { home: None, tracker }
+    }
+
+    /// Starts a task. Never panics: without a runtime the future is dropped, and `None` returned.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+        let runtime = self.home.clone().or_else(|| Handle::try_current().ok())?;
+        Some(self.tracker.spawn_on(task, &runtime))
+    }
+
+    /// Runs a future here, and to its end even if the caller drops it on the way: it then goes on as a task.
+    ///
+    /// For requests that cannot be taken back once they are sent. What the future returns in a task is dropped there,
+    /// so let the drop of its output undo it. On another runtime than the tasks' own it is a task from the beginning, for
+    /// timers and connections that it made there would end with that runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of the future; [`ErrorKind::Unavailable`] if the tasks' runtime has ended.
+    pub fn finish<T: Send + 'static>(&self, future: impl Future<Output = Result<T, LockError>> + Send + 'static) -> Finish<T> {
+        Finish { run: Run::New(Box::pin(future)), tasks: self.clone() }
+    }
+
+    fn is_home(&self) -> bool {
+        let id = |runtime: &Handle| runtime.id();
+        self.home.as_ref().is_none_or(|home| Handle::try_current().ok().as_ref().map(id) == Some(home.id()))
+    }
+
+    /// How many tasks have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Waits until no task runs.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn idle(&self) {
+        self.tracker.wait().await;
+    }
+}
+
+/// A future that ends even if it is dropped; see [`Tasks::finish`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Finish<T: Send + 'static> {
+    run: Run<T>,
+    tasks: Tasks,
+}
+
+type Running<T> = Pin<Box<dyn Future<Output = Result<T, LockError>> + Send>>;
+
+enum Run<T> {
+    New(Running<T>),
+    Here(Running<T>),
+    Task(JoinHandle<Result<T, LockError>>),
+    Ended,
+}
+
+impl<T: Send> Future for Finish<T> {
+    type Output = Result<T, LockError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.run = match (std::mem::replace(&mut this.run, Run::Ended), &this.tasks.home) {
+            (Run::New(future), Some(home)) if !this.tasks.is_home() => Run::Task(this.tasks.tracker.spawn_on(future, home)),
+            (Run::New(future), _) => Run::Here(future),
+            (run, _) => run,
+        };
+        let output = match &mut this.run {
+            Run::Here(future) => std::task::ready!(future.as_mut().poll(cx)),
+            Run::Task(task) => std::task::ready!(Pin::new(task).poll(cx)).unwrap_or_else(|_| Err(runtime_ended())),
+            Run::New(_) | Run::Ended => return Poll::Pending,
+        };
+        this.run = Run::Ended;
+        Poll::Ready(output)
+    }
+}
+
+fn runtime_ended() -> LockError {
+    LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one").indeterminate()
+}
+
+impl<T: Send> Drop for Finish<T> {
+    fn drop(&mut self) {
+        // What is a task already goes on by itself.
+        if let Run::Here(future) = std::mem::replace(&mut self.run, Run::Ended) {
+            self.tasks.spawn(async move { drop(future.await) });
+        }
+    }
+}
+
+impl<T: Send> fmt::Debug for Finish<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finish").field("tasks", &self.tasks).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+
+    /// Tells by its count when the future that holds a clone is gone.
+    fn slow(held: &Arc<()>) -> impl Future<Output = Result<Arc<()>, LockError>> + Send + 'static {
+        let held = Arc::clone(held);
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(held)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_future_goes_on_as_a_task() {
+        let (tasks, held) = (Tasks::current(), Arc::new(()));
+        let finish = tasks.finish(slow(&held));
+        tokio::time::timeout(Duration::from_millis(10), finish).await.unwrap_err();
+        assert_eq!((tasks.running(), Arc::strong_count(&held)), (1, 2));
+        tasks.idle().await;
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_was_not_begun_or_has_ended_needs_no_task() {
+        let (tasks, held) = (Tasks::current(), Arc::new(()));
+        drop(tasks.finish(slow(&held)));
+        tasks.finish(slow(&held)).await.unwrap();
+        assert_eq!((tasks.running(), Arc::strong_count(&held)), (0, 1));
+    }
+
+    #[test]
+    fn on_a_runtime_that_ends_it_goes_on_where_it_belongs() {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (home, short) = (runtime(), runtime());
+        let (tasks, held) = (home.block_on(async { Tasks::current() }), Arc::new(()));
+        let pause = |held: Arc<()>| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(held)
+        };
+        let finish = tasks.finish(pause(Arc::clone(&held)));
+        short.block_on(async { tokio::time::timeout(Duration::from_millis(10), finish).await }).unwrap_err();
+        drop(short);
+        // What a task returns to nobody is dropped just after the task is counted as ended.
+        let dropped = async {
+            while Arc::strong_count(&held) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        home.block_on(async { tokio::time::timeout(Duration::from_secs(30), dropped).await }).unwrap();
+
+        let other = runtime();
+        assert!(other.block_on(tasks.finish(pause(Arc::clone(&held)))).is_ok());
+        drop(home);
+        assert!(other.block_on(tasks.finish(pause(Arc::clone(&held)))).is_err(), "its runtime has ended");
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}

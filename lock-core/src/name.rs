@@ -1,0 +1,133 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::{ErrorKind, LockError};
+
+/// The name of a lock: 1 to [`LockName::MAX_LEN`] bytes of UTF-8 without control characters, compared byte by byte.
+///
+/// Case, slashes, braces, spaces and Unicode form all count: `a`, `A` and `a/b` are three locks. Control characters
+/// are refused because backends use them to keep their own entries apart from names, and because they garble logs.
+/// Cloning is cheap.
+///
+/// ```
+/// use lock_core::LockName;
+///
+/// let name: LockName = "orders/42".try_into()?;
+/// assert_eq!(name.as_str(), "orders/42");
+/// assert!(LockName::new("").is_err());
+/// # Ok::<(), lock_core::LockError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LockName(Arc<str>);
+
+impl LockName {
+    /// Longest name, in bytes: a thousand characters of any script fit.
+    pub const MAX_LEN: usize = 4096;
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidName`] if the name is empty, longer than [`LockName::MAX_LEN`] bytes, or holds a control
+    /// character.
+    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, LockError> {
+        let name = name.into();
+        let invalid = |message: String| Err(LockError::new(ErrorKind::InvalidName, message));
+        if name.is_empty() {
+            return invalid("the name is empty; give the lock a name of at least one character".into());
+        }
+        if name.len() > Self::MAX_LEN {
+            let (length, most) = (name.len(), Self::MAX_LEN);
+            return invalid(format!("the name has {length} bytes; at most {most} are allowed, hash longer ones"));
+        }
+        if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
+            return invalid(format!("the name holds the control character {found:?} at byte {at}; remove or encode it"));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl AsRef<str> for LockName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LockName {
+    type Err = LockError;
+
+    fn from_str(name: &str) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<&str> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: &str) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: String) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<&String> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: &String) -> Result<Self, LockError> {
+        Self::new(name.as_str())
+    }
+}
+
+impl From<&LockName> for LockName {
+    fn from(name: &LockName) -> Self {
+        name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_what_users_write() {
+        let long = "長".repeat(1000);
+        for name in ["a", "a/b", "/a/", "A", "{tag}x", "a}b", "na me", "\\", "🔒", "jmf://x?y=z", long.as_str()] {
+            assert_eq!(LockName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn refuses_with_what_to_do() {
+        for (name, hint) in [("", "empty"), ("a\0b", "control"), ("a\nb", "control"), ("\u{1f}", "control"), ("\u{85}", "control")] {
+            let error = LockName::new(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidName);
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+        let error = LockName::new("x".repeat(LockName::MAX_LEN + 1)).unwrap_err();
+        assert!(error.to_string().contains("4097 bytes"), "{error}");
+    }
+}

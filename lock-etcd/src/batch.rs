@@ -1,0 +1,260 @@
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use etcd_client::{Compare, Error as EtcdError, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use lock_core::backend::Tasks;
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::error::Failure;
+
+/// Sends the transactions of a client to one member, those that are there at the same time as one: group commit.
+///
+/// When a lock changes hands within a process, its release and the old holder's next entry are two commits that get in
+/// each other's way; together they are one. A transaction that is alone is sent as it is, at once.
+///
+/// Together they go under the conjunction of their conditions, which nearly always hold. If one does not, nothing is done
+/// and each is sent on its own. Not as nested transactions: etcd 3.4 counts those neither against the quota nor against
+/// the permissions of the user.
+pub(crate) struct Batches {
+    /// Of its own: a sender outlives the last answer by a moment, which is nothing to wait for.
+    tasks: Tasks,
+    /// What takes longer has been given up by those who asked for it.
+    limit: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    senders: usize,
+}
+
+/// A transaction, and what it may be put together with.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) when: Compare,
+    pub(crate) then: Vec<TxnOp>,
+    pub(crate) otherwise: Vec<TxnOp>,
+    pub(crate) company: Company,
+}
+
+/// What a transaction may be put together with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// It only removes.
+    Any,
+    /// It makes an entry below this prefix. Entries made by one transaction have the same create revision, so that there
+    /// would be no order among them: only one of a prefix goes into each.
+    OnePerPrefix(String),
+    /// Its condition is likely not to hold.
+    None,
+}
+
+impl Request {
+    fn txn(self) -> Txn {
+        Txn::new().when([self.when]).and_then(self.then).or_else(self.otherwise)
+    }
+}
+
+/// The answer to one transaction, whichever way it went.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) succeeded: bool,
+    pub(crate) responses: Vec<TxnOpResponse>,
+    pub(crate) revision: i64,
+}
+
+struct Job {
+    request: Request,
+    kv: KvClient,
+    answer: oneshot::Sender<Result<Answer, EtcdError>>,
+}
+
+/// Transactions in one, of at most two operations each; etcd takes 128 operations by default.
+const MOST: usize = 32;
+/// Requests on their way at the same time: with more, they would rarely meet.
+const SENDERS: usize = 4;
+/// Turns that other tasks of the runtime get before a request is sent: those that the same packet from the server has
+/// woken join in. Costs microseconds, and no time if there are none.
+const TURNS: usize = 4;
+
+impl Batches {
+    pub(crate) fn new(tasks: Tasks, limit: Duration) -> Arc<Self> {
+        Arc::new(Self { tasks, limit, state: Mutex::default() })
+    }
+
+    /// Runs a transaction, perhaps together with others.
+    pub(crate) async fn txn(self: &Arc<Self>, kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
+        if request.company == Company::None {
+            return alone(kv, request).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        self.state().queue.push_back(Job { request, kv, answer });
+        self.start_sender();
+        answered.await.unwrap_or_else(|_| Err(EtcdError::Internal("no answer in time".into())))
+    }
+
+    fn start_sender(self: &Arc<Self>) {
+        let free = {
+            let mut state = self.state();
+            let free = state.senders < SENDERS;
+            state.senders += usize::from(free);
+            free
+        };
+        if free {
+            self.tasks.spawn(Arc::clone(self).send());
+        }
+    }
+
+    async fn send(self: Arc<Self>) {
+        loop {
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+            let batch = {
+                let mut state = self.state();
+                let batch = state.take();
+                if batch.is_empty() {
+                    state.senders -= 1;
+                    return;
+                }
+                batch
+            };
+            let _ = timeout(self.limit, send_batch(batch)).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What goes together: removals first, so that what a new entry sees of its queue is how it is after the whole
+    /// transaction.
+    fn take(&mut self) -> Vec<Job> {
+        let (mut removals, mut creations, mut rest) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut prefixes = HashSet::new();
+        while let Some(job) = self.queue.pop_front() {
+            if job.answer.is_closed() {
+                continue;
+            }
+            let full = removals.len() + creations.len() >= MOST;
+            match &job.request.company {
+                Company::OnePerPrefix(prefix) if !full && prefixes.insert(prefix.clone()) => creations.push(job),
+                Company::Any | Company::None if !full => removals.push(job),
+                _ => rest.push_back(job),
+            }
+        }
+        self.queue = rest;
+        removals.extend(creations);
+        removals
+    }
+}
+
+async fn send_batch(batch: Vec<Job>) {
+    let Some(first) = batch.first().filter(|_| batch.len() > 1) else { return each_alone(batch).await };
+    let mut kv = first.kv.clone();
+    let conditions: Vec<_> = batch.iter().map(|job| job.request.when.clone()).collect();
+    let all: Vec<_> = batch.iter().flat_map(|job| job.request.then.clone()).collect();
+    match kv.txn(Txn::new().when(conditions).and_then(all)).await {
+        Ok(whole) if whole.succeeded() => answer_all(batch, &whole),
+        Ok(_) => each_alone(batch).await,
+        // A refusal may be meant for one of them. Anything else is everybody's.
+        Err(error) if Failure::from(copy(&error)).transient => {
+            for job in batch {
+                let _ = job.answer.send(Err(copy(&error)));
+            }
+        }
+        Err(_) => each_alone(batch).await,
+    }
+}
+
+fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
+    let (revision, mut responses) = (revision(whole), whole.op_responses().into_iter());
+    for job in batch {
+        let responses = responses.by_ref().take(job.request.then.len()).collect();
+        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision }));
+    }
+}
+
+async fn each_alone(batch: Vec<Job>) {
+    let each = batch.into_iter().map(|Job { request, kv, answer }| async move { drop(answer.send(alone(kv, request).await)) });
+    futures_util::future::join_all(each).await;
+}
+
+async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
+    let response = kv.txn(request.txn()).await?;
+    Ok(Answer { succeeded: response.succeeded(), revision: revision(&response), responses: response.op_responses() })
+}
+
+fn copy(error: &EtcdError) -> EtcdError {
+    match error {
+        EtcdError::GRpcStatus(status) => EtcdError::GRpcStatus(status.clone()),
+        error => EtcdError::Internal(error.to_string()),
+    }
+}
+
+fn revision(response: &TxnResponse) -> i64 {
+    response.header().map_or(0, etcd_client::ResponseHeader::revision)
+}
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Batches").field("queued", &state.queue.len()).field("senders", &state.senders).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The state with these jobs: `-` for a removal, else the prefix below which an entry is made.
+    async fn queued(kv: &KvClient, jobs: &[&str]) -> (State, Vec<oneshot::Receiver<Result<Answer, EtcdError>>>) {
+        let mut state = State::default();
+        let waiting = jobs.iter().map(|creates| {
+            let (answer, answered) = oneshot::channel();
+            let company = if *creates == "-" { Company::Any } else { Company::OnePerPrefix((*creates).to_owned()) };
+            let when = Compare::create_revision("k", etcd_client::CompareOp::Equal, 0);
+            let request = Request { when, then: Vec::new(), otherwise: Vec::new(), company };
+            state.queue.push_back(Job { request, kv: kv.clone(), answer });
+            answered
+        });
+        let waiting = waiting.collect();
+        (state, waiting)
+    }
+
+    async fn unconnected() -> KvClient {
+        etcd_client::Client::connect(["127.0.0.1:1"], None).await.unwrap().kv_client()
+    }
+
+    fn kinds(batch: &[Job]) -> Vec<String> {
+        let kind = |job: &'_ Job| match &job.request.company {
+            Company::OnePerPrefix(prefix) => prefix.clone(),
+            _ => "-".to_owned(),
+        };
+        batch.iter().map(kind).collect()
+    }
+
+    #[tokio::test]
+    async fn removals_go_first_and_one_entry_of_each_lock() {
+        let (mut state, _waiting) = queued(&unconnected().await, &["a/", "-", "a/", "b/", "-", "a/"]).await;
+        assert_eq!(kinds(&state.take()), ["-", "-", "a/", "b/"]);
+        assert_eq!(kinds(&state.take()), ["a/"]);
+        assert_eq!(kinds(&state.take()), ["a/"]);
+        assert!(state.take().is_empty());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_server_takes_and_nothing_for_nobody() {
+        let jobs: Vec<_> = (0..MOST + 5).map(|_| "-").collect();
+        let (mut state, mut waiting) = queued(&unconnected().await, &jobs).await;
+        waiting.remove(0);
+        assert_eq!((state.take().len(), state.take().len()), (MOST, 4));
+    }
+}

@@ -1,0 +1,275 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, TxnOp, TxnOpResponse};
+use lock_core::{
+    ErrorKind, LockError, LockName, LossReason, Terms,
+    backend::{Clock, Finish},
+};
+
+use crate::{
+    batch::{self, Company},
+    cluster::{Answered, LATE_REQUEST},
+    core::Core,
+    error::Failure,
+    keys::Prefix,
+    note::Note,
+    own_entry::{OwnEntry, remove_for_sure},
+    queue::Snapshot,
+    session::Session,
+};
+
+/// An entry that this client has made: removed in the background unless it becomes a guard's.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) entry: Arc<OwnEntry>,
+    /// What was seen of the queue when the entry was made.
+    pub(crate) glance: Glance,
+    armed: bool,
+}
+
+/// What a look at some of a queue's entries tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Glance {
+    /// The queue was not looked at.
+    None,
+    /// The entry was the only one at this revision, and so owned the lock.
+    Owner { revision: i64 },
+    /// Few others are there: these.
+    Near(Snapshot),
+    /// Many are there. `older` is one of the older ones, not far ahead: when it goes, the entry's turn is near.
+    Deep { older: String },
+}
+
+/// How many entries a glance reads: any of them, for the store returns them in the order of their keys.
+const GLANCE: usize = 16;
+/// How far ahead the entry should be whose end wakes a waiter: opening a watch and reading the queue takes about as long
+/// as a few others hold the lock.
+const AHEAD: usize = 8;
+
+/// What is to be written for one acquisition.
+struct Request {
+    core: Arc<Core>,
+    session: Arc<Session>,
+    name: LockName,
+    prefix: Prefix,
+    number: u64,
+    key: String,
+    value: String,
+    /// An attempt got no answer, and may yet take effect.
+    doubtful: AtomicBool,
+}
+
+/// Enqueues an entry. `read` asks whether it is alone, which costs a look at the prefix.
+pub(crate) async fn enqueue(
+    core: &Arc<Core>,
+    session: Arc<Session>,
+    name: &LockName,
+    terms: &Terms,
+    read: bool,
+) -> Result<Claim, LockError> {
+    let request = Request::new(core, session, name, terms);
+    let claim = request.finish(move |request| async move { request.enqueue(read).await.map(Some) }).await?;
+    claim.ok_or_else(|| LockError::new(ErrorKind::Protocol, "an entry was neither made nor refused"))
+}
+
+/// Makes an entry only if there is none yet: no place in a queue is ever taken.
+pub(crate) async fn enqueue_if_free(
+    core: &Arc<Core>,
+    session: Arc<Session>,
+    name: &LockName,
+    terms: &Terms,
+) -> Result<Option<Claim>, LockError> {
+    let request = Request::new(core, session, name, terms);
+    request.finish(|request| async move { request.enqueue_if_free().await }).await
+}
+
+impl Request {
+    fn new(core: &Arc<Core>, session: Arc<Session>, name: &LockName, terms: &Terms) -> Self {
+        let prefix = core.prefix(name);
+        let number = session.places().take(name);
+        let key = prefix.key(session.id(), number);
+        let value = Note::waiting(terms).encode();
+        Self { core: Arc::clone(core), session, name: name.clone(), prefix, number, key, value, doubtful: AtomicBool::new(false) }
+    }
+
+    /// Runs the request to its end even if the caller goes away. A claim that nobody receives then is dropped, and
+    /// removes its entry.
+    fn finish<R>(self, run: impl FnOnce(Arc<Self>) -> R + Send + 'static) -> Finish<Option<Claim>>
+    where
+        R: Future<Output = Result<Option<Claim>, Failure>> + Send + 'static,
+    {
+        let tasks = self.core.holds.tasks().clone();
+        let request = Arc::new(self);
+        tasks.finish(async move {
+            let outcome = run(Arc::clone(&request)).await;
+            if !request.settle(&outcome) {
+                let tasks = request.core.holds.tasks().clone();
+                tasks.spawn(async move { remove_for_sure(&request.core, &request.session, &request.key).await });
+            }
+            outcome.map_err(|failure| failure.error)
+        })
+    }
+
+    /// Whether it is known what became of the entry.
+    fn settle(&self, outcome: &Result<Option<Claim>, Failure>) -> bool {
+        let late = self.doubtful.load(Ordering::Relaxed);
+        match outcome {
+            // The claim knows of a late attempt.
+            Ok(Some(_)) => return true,
+            Ok(None) if late => return false,
+            Err(failure) if failure.lease_gone => self.session.lease().lose(LossReason::Removed),
+            Err(failure) if late || failure.error.is_indeterminate() => return false,
+            Ok(None) | Err(_) => {}
+        }
+        self.session.places().give_back(&self.name, self.number);
+        true
+    }
+
+    fn put(&self) -> TxnOp {
+        TxnOp::put(self.key.as_str(), self.value.as_str(), Some(PutOptions::new().with_lease(self.session.id())))
+    }
+
+    fn absent(&self) -> Compare {
+        Compare::create_revision(self.key.as_str(), CompareOp::Equal, 0)
+    }
+
+    fn glance(&self) -> TxnOp {
+        TxnOp::get(self.prefix.as_str(), Some(GetOptions::new().with_prefix().with_keys_only().with_limit(GLANCE as i64)))
+    }
+
+    fn own(&self) -> TxnOp {
+        TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))
+    }
+
+    async fn enqueue(&self, read: bool) -> Result<Claim, Failure> {
+        // Repeated with the same key, it finds the entry that an attempt made whose answer was lost.
+        let (mut then, mut otherwise) = (vec![self.put()], vec![self.own()]);
+        if read {
+            then.push(self.glance());
+            otherwise.push(self.glance());
+        }
+        let company = Company::OnePerPrefix(self.prefix.as_str().to_owned());
+        let answer = self.txn(batch::Request { when: self.absent(), then, otherwise, company }).await?;
+        let responses = &answer.responses;
+        let created = match created(responses.first()) {
+            _ if answer.succeeded => answer.revision,
+            Some(created) => self.own_from_a_lost_attempt(created)?,
+            None => return Err(Failure::protocol("the server neither made an entry nor has one")),
+        };
+        let glance = match responses.get(1) {
+            Some(TxnOpResponse::Get(found)) => self.judge(found, created, answer.revision),
+            _ => Glance::None,
+        };
+        Ok(self.claim(created, glance))
+    }
+
+    async fn txn(&self, request: batch::Request) -> Result<batch::Answer, Failure> {
+        let Answered { answer, doubtful } = self.core.txn(&request).await?;
+        self.doubtful.fetch_or(doubtful, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// An entry under this request's key is its own only if an attempt of its own may have made it.
+    fn own_from_a_lost_attempt(&self, created: i64) -> Result<i64, Failure> {
+        if self.doubtful.load(Ordering::Relaxed) {
+            return Ok(created);
+        }
+        Err(Failure::protocol("an entry is there that this client has not made now; try again"))
+    }
+
+    fn judge(&self, found: &GetResponse, created: i64, revision: i64) -> Glance {
+        let snapshot = self.prefix.snapshot(found.kvs(), revision);
+        let mut older: Vec<_> = snapshot.entries.iter().filter(|(_, other)| *other < created).collect();
+        if !found.more() {
+            return if older.is_empty() { Glance::Owner { revision } } else { Glance::Near(snapshot) };
+        }
+        // Of the n entries some 16 were seen, whichever: the youngest is about n / 16 ahead, the next one twice as far.
+        older.sort_by_key(|(_, other)| std::cmp::Reverse(*other));
+        let spacing = usize::try_from(found.count()).unwrap_or(usize::MAX) / GLANCE;
+        match older.get(AHEAD / spacing.max(1)).or(older.last()) {
+            Some((older, _)) => Glance::Deep { older: older.clone() },
+            // Locks with longer names hide it.
+            None => Glance::None,
+        }
+    }
+
+    async fn enqueue_if_free(&self) -> Result<Option<Claim>, Failure> {
+        let mut free = Compare::create_revision(self.prefix.as_str(), CompareOp::Equal, 0).with_prefix();
+        for attempt in 0..NESTED_ATTEMPTS {
+            // One entry is enough to know that the lock is taken: a few keys show one, unless longer names hide it.
+            let limit = if attempt == 0 { 16 } else { 0 };
+            let list = GetOptions::new().with_prefix().with_keys_only().with_limit(limit);
+            let otherwise = [self.own(), TxnOp::get(self.prefix.as_str(), Some(list))];
+            let (then, otherwise) = (vec![self.put()], otherwise.to_vec());
+            let answer = self.txn(batch::Request { when: free.clone(), then, otherwise, company: Company::None }).await?;
+            if answer.succeeded {
+                return Ok(Some(self.claim(answer.revision, Glance::None)));
+            }
+            let responses = &answer.responses;
+            if let Some(created) = created(responses.first()) {
+                return Ok(Some(self.claim(self.own_from_a_lost_attempt(created)?, Glance::None)));
+            }
+            let Some(TxnOpResponse::Get(found)) = responses.get(1) else { return Ok(None) };
+            if found.kvs().iter().any(|kv| self.prefix.has_entry(kv.key())) {
+                return Ok(None);
+            }
+            if found.more() {
+                continue;
+            }
+            // Only locks with longer names are below the prefix: free, unless something was created there since.
+            let unchanged = answer.revision.saturating_add(1);
+            free = Compare::create_revision(self.prefix.as_str(), CompareOp::Less, unchanged).with_prefix();
+        }
+        Ok(None)
+    }
+
+    fn claim(&self, created: i64, glance: Glance) -> Claim {
+        let entry = OwnEntry {
+            core: Arc::clone(&self.core),
+            session: Arc::clone(&self.session),
+            name: self.name.clone(),
+            prefix: self.prefix.clone(),
+            key: self.key.clone(),
+            number: self.number,
+            created,
+            late_until: self.doubtful.load(Ordering::Relaxed).then(|| Clock::Suspend.now() + LATE_REQUEST),
+            given_up: AtomicBool::new(false),
+        };
+        Claim { entry: Arc::new(entry), glance, armed: true }
+    }
+}
+
+/// How often a try-acquire looks again because locks with longer names come and go below its prefix.
+const NESTED_ATTEMPTS: usize = 8;
+
+fn created(response: Option<&TxnOpResponse>) -> Option<i64> {
+    match response {
+        Some(TxnOpResponse::Get(found)) => found.kvs().first().map(KeyValue::create_revision),
+        _ => None,
+    }
+}
+
+impl Claim {
+    /// The entry is a guard's from now on.
+    pub(crate) fn keep(mut self) -> Arc<OwnEntry> {
+        self.armed = false;
+        Arc::clone(&self.entry)
+    }
+
+    /// The entry is known to be gone.
+    pub(crate) fn gone(mut self) {
+        self.armed = false;
+        self.entry.give_up_key();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.armed {
+            self.entry.core.holds.tasks().spawn(Arc::clone(&self.entry).remove_in_the_end());
+        }
+    }
+}

@@ -1,0 +1,330 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use lock_core::{
+    AcquireOptions, Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockName, LockUrl, Operation, Secret, TlsFiles,
+};
+
+use crate::{
+    BACKEND, EtcdLock, capabilities,
+    cluster::{Cluster, Times},
+    core::Core,
+};
+
+/// TTL of locks unless an acquisition asks for another.
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
+/// HTTP/2 pings find a connection that went silent; the server refuses them more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The port of an endpoint that names none.
+const DEFAULT_PORT: u16 = 2379;
+
+const PARAMETERS: &[&str] = &["ttl", "connect_timeout", "request_timeout", "tls", "ca", "cert", "key"];
+const ENVIRONMENT: &str = "LOCK_ETCD";
+
+/// Configures an [`EtcdLock`].
+#[derive(Clone)]
+pub struct EtcdLockBuilder {
+    endpoints: Vec<String>,
+    namespace: String,
+    ttl: Duration,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    user: Option<(String, Secret)>,
+    tls: Option<TlsFiles>,
+}
+
+impl EtcdLockBuilder {
+    pub(crate) fn new(endpoints: Vec<String>) -> Self {
+        Self {
+            endpoints,
+            namespace: String::new(),
+            ttl: DEFAULT_TTL,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            user: None,
+            tls: None,
+        }
+    }
+
+    /// Puts all keys under `<namespace>/`; default: none, so that names are shared with other clients of the store.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// TTL of locks unless an acquisition asks for another, in whole seconds; default 30 s.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long [`connect`](Self::connect) looks for a member that answers; default 5 s.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one request may take, on all members together and retries included; default 6 s. One attempt on one
+    /// member takes at most a third of it.
+    #[must_use]
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// User and password.
+    ///
+    /// The user needs a role that may read and write every key that starts with `<namespace>/`, or with `<name>/` for each
+    /// name that it locks if there is no namespace (`etcdctl role grant-permission ROLE readwrite <namespace>/ --prefix=true`). Leases
+    /// and watches need no further permission.
+    #[must_use]
+    pub fn with_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.user = Some((name.into(), Secret::new(password)));
+        self
+    }
+
+    /// Connects with TLS. Without a certificate authority of its own it trusts the system's.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsFiles) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Connects, and makes sure that a member answers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if none does within the connect timeout, [`ErrorKind::PermissionDenied`] for wrong
+    /// credentials, [`ErrorKind::InvalidUrl`] or [`ErrorKind::InvalidOptions`] for settings that cannot be used.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind but a lease that may run out by itself.
+    pub async fn connect(self) -> Result<EtcdLock, LockError> {
+        let context = |error: LockError| error.during(Operation::Connect).on(BACKEND);
+        self.tls.as_ref().map_or(Ok(()), check_pem).map_err(context)?;
+        let options = self.connect_options();
+        let times = self.times().map_err(context)?;
+        if self.endpoints.is_empty() || self.endpoints.iter().any(String::is_empty) {
+            return Err(context(LockError::new(
+                ErrorKind::InvalidUrl,
+                "no endpoint is given; write host:port, by default etcd's port is 2379",
+            )));
+        }
+        let cluster = Cluster::new(self.endpoints.clone(), &options, times);
+        self.finish(cluster).await.map_err(context)
+    }
+
+    /// Uses a client that the application has connected; of this builder's settings only namespace, TTL and timeouts count.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(self, client: etcd_client::Client) -> Result<EtcdLock, LockError> {
+        let context = |error: LockError| error.during(Operation::Connect).on(BACKEND);
+        let cluster = Cluster::of_client(client, self.times().map_err(context)?);
+        self.finish(cluster).await.map_err(context)
+    }
+
+    async fn finish(self, cluster: Cluster) -> Result<EtcdLock, LockError> {
+        let terms = AcquireOptions::new().resolve(&capabilities(), self.ttl)?;
+        let namespace = match self.namespace.trim_matches('/') {
+            "" => String::new(),
+            namespace => format!("{}/", LockName::new(namespace)?),
+        };
+        let core = Core::new(cluster, namespace, terms.ttl);
+        core.connect(&terms, self.connect_timeout).await?;
+        Ok(EtcdLock(core))
+    }
+
+    fn times(&self) -> Result<Times, LockError> {
+        for (what, timeout) in [("connect", self.connect_timeout), ("request", self.request_timeout)] {
+            if timeout.is_zero() || timeout > AcquireOptions::MAX_DURATION {
+                return Err(LockError::new(
+                    ErrorKind::InvalidOptions,
+                    format!("the {what} timeout of {timeout:?} is out of range; 5s is usual"),
+                ));
+            }
+        }
+        Ok(Times { request: self.request_timeout })
+    }
+
+    fn connect_options(&self) -> ConnectOptions {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(self.connect_timeout)
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true);
+        if let Some((name, password)) = &self.user {
+            options = options.with_user(name, password.expose()).with_auto_token_refresh(true);
+        }
+        if let Some(tls) = &self.tls {
+            options = options.with_tls(tls_options(tls));
+        }
+        options
+    }
+}
+
+/// The client library takes a text without any certificate for a list of none, and then trusts nobody.
+fn check_pem(tls: &TlsFiles) -> Result<(), LockError> {
+    let (cert, key) = tls.identity.as_ref().map(|(cert, key)| (cert.as_str(), key.expose())).unzip();
+    for (what, text, marker) in [
+        ("certificate authority", tls.ca.as_deref(), "-----BEGIN CERTIFICATE-----"),
+        ("client certificate", cert, "-----BEGIN CERTIFICATE-----"),
+        ("client's key", key, "PRIVATE KEY-----"),
+    ] {
+        if text.is_some_and(|text| !text.contains(marker)) {
+            return Err(LockError::new(ErrorKind::InvalidUrl, format!("the {what} is not PEM; it must hold `{marker}`")));
+        }
+    }
+    Ok(())
+}
+
+fn tls_options(files: &TlsFiles) -> TlsOptions {
+    let mut options = match &files.ca {
+        Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+        None => TlsOptions::new().with_enabled_roots(),
+    };
+    if let Some((cert, key)) = &files.identity {
+        options = options.identity(Identity::from_pem(cert, key.expose()));
+    }
+    options
+}
+
+impl fmt::Debug for EtcdLockBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdLockBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("namespace", &self.namespace)
+            .field("ttl", &self.ttl)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens `etcd://` URLs, and `etcds://` ones with TLS.
+///
+/// `etcd://[user:password@]host[:2379][,host[:2379]...][/namespace][?parameters]`, with the parameters `ttl`,
+/// `connect_timeout` and `request_timeout` (durations such as `30s`), `tls` (`true` for `etcds://`), and `ca`, `cert` and
+/// `key` (paths of PEM files; each turns TLS on). What the URL leaves out is taken from `LOCK_ETCD_USERNAME`, `LOCK_ETCD_PASSWORD`,
+/// `LOCK_ETCD_CA`, `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY` in the environment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EtcdConnector;
+
+#[async_trait]
+impl Connector for EtcdConnector {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["etcd", "etcds"]
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        capabilities()
+    }
+
+    async fn connect(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError> {
+        Ok(Arc::new(builder_of(url)?.connect().await?))
+    }
+}
+
+fn builder_of(url: &LockUrl) -> Result<EtcdLockBuilder, LockError> {
+    url.check_params(PARAMETERS)?;
+    let endpoints = url.endpoints().iter().map(|endpoint| endpoint.authority(DEFAULT_PORT));
+    let mut builder = EtcdLock::builder(endpoints).with_namespace(url.path());
+    if let Some(ttl) = url.duration("ttl")? {
+        builder = builder.with_ttl(ttl);
+    }
+    if let Some(timeout) = url.duration("connect_timeout")? {
+        builder = builder.with_connect_timeout(timeout);
+    }
+    if let Some(timeout) = url.duration("request_timeout")? {
+        builder = builder.with_request_timeout(timeout);
+    }
+    builder = match url.credentials(ENVIRONMENT) {
+        (Some(name), Some(password)) => builder.with_user(name, password.expose()),
+        (None, None) => builder,
+        (Some(_), None) => {
+            return Err(LockError::new(
+                ErrorKind::InvalidUrl,
+                "a user needs a password; write user:password@host or set LOCK_ETCD_PASSWORD",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(LockError::new(
+                ErrorKind::InvalidUrl,
+                "a password needs a user; write user:password@host or set LOCK_ETCD_USERNAME",
+            ));
+        }
+    };
+    let files = url.tls_files(ENVIRONMENT)?;
+    let asked = match url.param("tls") {
+        None => url.scheme() == "etcds",
+        Some("true") => true,
+        Some("false") if url.scheme() == "etcd" => false,
+        Some(_) => return Err(LockError::new(ErrorKind::InvalidUrl, "`tls` is true or false, and true for etcds://")),
+    };
+    Ok(if asked || files != TlsFiles::default() { builder.with_tls(files) } else { builder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder(url: &str) -> Result<EtcdLockBuilder, LockError> {
+        builder_of(&url.parse().unwrap())
+    }
+
+    #[test]
+    fn a_url_sets_everything() {
+        let builder = builder("etcd://app:s3cret@h1,h2:2380/prod/?ttl=10s&connect_timeout=1s&request_timeout=3s").unwrap();
+        assert_eq!(builder.endpoints, ["h1:2379", "h2:2380"]);
+        assert_eq!((builder.ttl.as_secs(), builder.connect_timeout.as_secs(), builder.request_timeout.as_secs()), (10, 1, 3));
+        assert!(builder.tls.is_none() && builder.namespace == "prod/");
+        assert!(!format!("{builder:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn tls_by_scheme_or_parameter() {
+        assert!(builder("etcds://h").unwrap().tls.is_some());
+        assert!(builder("etcd://h?tls=true").unwrap().tls.is_some());
+        assert!(builder("etcd://h?tls=false").unwrap().tls.is_none());
+        assert!(builder("etcds://h?tls=false").is_err());
+    }
+
+    #[test]
+    fn half_of_the_credentials_is_refused() {
+        for url in ["etcd://app@h", "etcd://:s3cret@h"] {
+            let error = builder(url).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidUrl);
+            assert!(!error.to_string().contains("s3cret"));
+        }
+    }
+
+    #[tokio::test]
+    async fn unusable_settings_are_refused_before_connecting() {
+        let new = || EtcdLock::builder(["127.0.0.1:1"]);
+        for builder in [
+            EtcdLock::builder(Vec::<String>::new()),
+            EtcdLock::builder([""]),
+            new().with_ttl(Duration::from_millis(10)),
+            new().with_ttl(Duration::ZERO),
+            new().with_request_timeout(Duration::ZERO),
+            new().with_connect_timeout(Duration::MAX),
+            new().with_namespace("a\nb"),
+        ] {
+            let error = builder.clone().connect().await.unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::InvalidUrl | ErrorKind::InvalidOptions | ErrorKind::InvalidName),
+                "{builder:?}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,132 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use lock_core::{
+    LockError, LockName, Terms,
+    backend::{Holds, Tasks},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    BACKEND,
+    batch::{self, Batches},
+    cluster::{Answered, Cluster},
+    error::{Failure, is_refusal},
+    keys::Prefix,
+    monitor::Monitor,
+    session::Sessions,
+    view::Views,
+    watch::Watches,
+};
+
+/// What one client consists of; its guards keep it alive.
+pub(crate) struct Core {
+    pub(crate) namespace: String,
+    pub(crate) default_ttl: Duration,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) holds: Arc<Holds>,
+    pub(crate) sessions: Sessions,
+    pub(crate) views: Views,
+    pub(crate) monitor: Monitor,
+    batches: Arc<Batches>,
+    /// Tasks that serve as long as the client lives, unlike those of `holds`, which end by themselves.
+    services: Tasks,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+impl Core {
+    pub(crate) fn new(cluster: Cluster, namespace: String, default_ttl: Duration) -> Arc<Self> {
+        let (cluster, services, stop) = (Arc::new(cluster), Tasks::current(), CancellationToken::new());
+        let holds = Holds::new(BACKEND, Tasks::current());
+        let (watches, serve_watches) = Watches::new(Arc::clone(&cluster));
+        let (monitor, serve_monitor) = Monitor::new(Arc::clone(&cluster), watches.clone());
+        for service in [Box::pin(serve_watches) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(serve_monitor)] {
+            let stop = stop.clone();
+            services.spawn(async move {
+                tokio::select! {
+                    () = service => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        Arc::new(Self {
+            sessions: Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl),
+            views: Views::new(Arc::clone(&cluster), watches, services.clone(), stop.clone()),
+            batches: Batches::new(Tasks::current(), cluster.attempt_limit()),
+            namespace,
+            default_ttl,
+            cluster,
+            holds,
+            monitor,
+            services,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+
+    pub(crate) fn prefix(&self, name: &LockName) -> Prefix {
+        Prefix::of(&self.namespace, name)
+    }
+
+    /// Runs a transaction that is safe to repeat, and tells whether an earlier attempt may have taken effect.
+    pub(crate) async fn txn(&self, request: &batch::Request) -> Result<Answered<batch::Answer>, Failure> {
+        self.cluster
+            .call_repeatedly(|etcd| {
+                let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
+                async move { batches.txn(kv, request).await }
+            })
+            .await
+    }
+
+    /// Makes sure that the server answers, and that there is a session for acquisitions with default options.
+    pub(crate) async fn connect(&self, terms: &Terms, limit: Duration) -> Result<(), LockError> {
+        let prefix = self.namespace.as_str();
+        self.cluster
+            .first_contact(limit, |etcd| {
+                let mut kv = etcd.kv_client();
+                // Any key below the namespace: whoever may lock there may read it. Without one, a user may be limited to
+                // some names: then the refusal of another is an answer, too.
+                async move {
+                    match kv.get(format!("{prefix}\0"), None).await {
+                        Err(error) if prefix.is_empty() && is_refusal(&error) => Ok(()),
+                        answer => answer.map(drop),
+                    }
+                }
+            })
+            .await?;
+        self.sessions.session(terms).await.map(drop)
+    }
+
+    /// Goes on to its end if the caller goes away: a session left behind would keep its entries for ever.
+    pub(crate) async fn shutdown(self: &Arc<Self>) -> Result<(), LockError> {
+        let core = Arc::clone(self);
+        // Not one of the tasks that it waits for.
+        Tasks::anywhere().finish(async move { core.close().await }).await
+    }
+
+    async fn close(&self) -> Result<(), LockError> {
+        self.holds.close();
+        // Revoking a lease removes every entry that it keeps: one request for any number of guards.
+        self.sessions.close().await;
+        let released = self.holds.shutdown().await;
+        self.stop.cancel();
+        self.services.idle().await;
+        released
+    }
+
+    /// Guards, views, leases and tasks that are there, as one number for leak checks.
+    pub(crate) fn residue(&self) -> usize {
+        self.holds.live() + self.views.count() + self.sessions.kept() + self.holds.tasks().running() + self.services.running()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdLock")
+            .field("namespace", &self.namespace)
+            .field("default_ttl", &self.default_ttl)
+            .field("cluster", &self.cluster)
+            .field("holds", &self.holds)
+            .finish_non_exhaustive()
+    }
+}

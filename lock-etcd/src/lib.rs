@@ -1,0 +1,63 @@
+//! etcd backend of the distributed-lock framework.
+//!
+//! Builds the revision-ordered lock itself, from a raw transaction and a watch; never through the server's Lock RPC.
+//!
+//! # How it works
+//!
+//! A client has one *session*: a lease that keeps all its locks, renewed every third of its TTL. An acquisition is a key
+//! `<namespace><name>/<lease in hex>[-<number in hex>]` under that lease. Whoever has the key with the lowest create
+//! revision owns the lock. That is the layout of Go's `clientv3/concurrency`, of `etcdctl lock`, of jetcd and of the server's Lock
+//! RPC: all of them exclude each other. Unlike there, a lock `a` is not blocked by a lock `a/b`.
+//!
+//! - *Acquire, free:* one transaction, which creates the key and looks whether it is alone.
+//! - *Acquire, taken:* the key stays as the place in the queue. A watch that was open before the queue was read tells
+//!   when every older key is gone; no read is needed then. All waiters of a client for one name share the watch.
+//! - *Try-acquire:* one transaction, which creates the key only if no other is there.
+//! - *Release:* one transaction, which deletes the key if its create revision is still the same.
+//!
+//! The fencing token is a store revision at which the holder was seen to own the lock.
+//!
+//! # Limits
+//!
+//! A TTL is a whole number of seconds, at least 2. A guard shares its deadline with the session: it is valid for at
+//! least two thirds of the TTL from the acquisition, not for all of it. An acquisition without renewal, or with a maximum hold, has a lease of its own,
+//! and costs two requests more. Tokens go back if the cluster is rebuilt, or restored from a snapshot without a revision bump.
+//!
+//! A lock that somebody else removes from the store is told lost within a moment, but not in the first 200 ms of its
+//! hold: until then nothing watches it, so that short holds cost no watch.
+//!
+//! # Which servers
+//!
+//! etcd 3.4.31, 3.5.13 or later, for a cluster. In an older one a leader that was paused for longer than a TTL, by a
+//! suspended machine or a stopped process, revokes leases that are alive when it goes on, before it notices that it is not
+//! the leader any more. No client can prevent that two then hold a lock for a moment: the first is told that it lost it as soon
+//! as the deletion is seen, and the fencing tokens tell the two apart. A single server cannot be deposed, and is not affected.
+//!
+//! # Building
+//!
+//! `etcd-client` needs `protoc` and the protobuf includes (`protobuf-compiler` and `libprotobuf-dev` on Debian).
+
+mod batch;
+mod capabilities;
+mod claim;
+mod cluster;
+mod config;
+mod core;
+mod entry;
+mod error;
+mod keys;
+mod lock;
+mod monitor;
+mod note;
+mod own_entry;
+mod places;
+mod queue;
+mod session;
+mod view;
+mod watch;
+
+pub use capabilities::capabilities;
+pub use config::{EtcdConnector, EtcdLockBuilder};
+pub use lock::EtcdLock;
+
+const BACKEND: &str = "etcd";

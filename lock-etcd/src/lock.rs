@@ -1,0 +1,224 @@
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, TxnOp};
+use lock_core::{
+    AcquireOptions, Capabilities, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName, Operation, Terms,
+    backend::bounded,
+};
+
+use crate::{
+    BACKEND,
+    batch::{self, Company},
+    capabilities,
+    claim::{Glance, enqueue, enqueue_if_free},
+    config::EtcdLockBuilder,
+    core::Core,
+    entry::hold,
+    keys::Prefix,
+    note::Note,
+    queue::Verdict,
+    view::Seen,
+};
+
+/// Locks in etcd.
+///
+/// Clones share the connection, the session and the watches. Dropping the last clone while guards are live leaves them
+/// valid; when they are gone too, the session's lease is revoked.
+#[derive(Clone)]
+pub struct EtcdLock(pub(crate) Arc<Core>);
+
+impl EtcdLock {
+    /// Configures a connection.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_core::LockError> {
+    /// use lock_core::DistributedLockExt;
+    /// use lock_etcd::EtcdLock;
+    /// use std::time::Duration;
+    ///
+    /// let locks = EtcdLock::builder(["127.0.0.1:2379"]).with_ttl(Duration::from_secs(10)).connect().await?;
+    /// locks.acquire("orders").await?.release().await
+    /// # }
+    /// ```
+    pub fn builder<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> EtcdLockBuilder {
+        EtcdLockBuilder::new(endpoints.into_iter().map(Into::into).collect())
+    }
+
+    /// Guards, queue views, leases and background tasks that this client has: returns to its baseline when nothing is
+    /// held or waited for, and to zero after [`shutdown`](DistributedLock::shutdown). For leak checks.
+    #[must_use]
+    pub fn residue(&self) -> usize {
+        self.0.residue()
+    }
+
+    async fn acquire(&self, name: &LockName, terms: &Terms) -> Result<LockGuard, LockError> {
+        loop {
+            // `None`: the entry or its lease was lost while it waited. The wait goes on with a new entry.
+            if let Some(guard) = self.queue(name, terms).await? {
+                return Ok(guard);
+            }
+        }
+    }
+
+    async fn queue(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
+        let core = &self.0;
+        let session = core.sessions.session(terms).await?;
+        let read = !core.views.sees_creations(name);
+        let mut claim = match enqueue(core, Arc::clone(&session), name, terms, read).await {
+            Err(error) if error.kind() == ErrorKind::Lost => return Ok(None),
+            claim => claim?,
+        };
+        let seen = match std::mem::replace(&mut claim.glance, Glance::None) {
+            Glance::Owner { revision } => return hold(claim, revision, terms).await,
+            Glance::Near(snapshot) => Seen::All(snapshot),
+            Glance::Deep { older } => Seen::Far { older },
+            Glance::None => Seen::None,
+        };
+        let mut waiter = core.views.join(name, &claim.entry, seen);
+        let verdict = tokio::select! {
+            verdict = waiter.verdict() => verdict?,
+            () = session.lease().ended().cancelled() => return Ok(None),
+        };
+        // Before the entry's key may be used again, for waiters are known by their keys.
+        drop(waiter);
+        match verdict {
+            Verdict::Granted { revision } => hold(claim, revision, terms).await,
+            Verdict::Evicted => {
+                claim.gone();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn try_once(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
+        loop {
+            let session = self.0.sessions.session(terms).await?;
+            let claim = match enqueue_if_free(&self.0, session, name, terms).await {
+                Err(error) if error.kind() == ErrorKind::Lost => continue,
+                claim => claim?,
+            };
+            let Some(claim) = claim else { return Ok(None) };
+            let owned_at = claim.entry.created;
+            if let Some(guard) = hold(claim, owned_at, terms).await? {
+                return Ok(Some(guard));
+            }
+        }
+    }
+
+    /// All entries of a name, the holder first.
+    async fn entries(&self, prefix: &Prefix) -> Result<(GetResponse, Vec<KeyValue>), LockError> {
+        let answer = self
+            .0
+            .cluster
+            .call(|etcd| {
+                let mut kv = etcd.kv_client();
+                let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
+                let prefix = prefix.as_str();
+                async move { kv.get(prefix, Some(options)).await }
+            })
+            .await
+            .map_err(|failure| failure.error)?;
+        let entries = answer.kvs().iter().filter(|kv| prefix.has_entry(kv.key())).cloned().collect();
+        Ok((answer, entries))
+    }
+
+    async fn look(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        let prefix = self.0.prefix(name);
+        let (_, entries) = self.entries(&prefix).await?;
+        let Some(holder) = entries.first() else { return Ok(None) };
+        let note = Note::decode(holder.value());
+        let mut info = LockInfo::new(prefix.owner(&String::from_utf8_lossy(holder.key()), holder.create_revision()));
+        info.token = match note.token() {
+            Some(token) => Some(token),
+            None => self.token_of(&prefix, holder).await,
+        };
+        info.since = note.since();
+        info.metadata = note.into_metadata();
+        info.waiters = Some(entries.len() as u64 - 1);
+        info.expires_in = self.expiry(holder.lease()).await?;
+        Ok(Some(info))
+    }
+
+    /// The token of a holder that wrote none: if it was alone when it was created, that is its token. Else it waited,
+    /// and only itself knows since when it owns the lock.
+    async fn token_of(&self, prefix: &Prefix, holder: &KeyValue) -> Option<FencingToken> {
+        let created = holder.create_revision();
+        let answer = self.0.cluster.call(|etcd| {
+            let mut kv = etcd.kv_client();
+            let options = GetOptions::new().with_prefix().with_keys_only().with_revision(created);
+            let prefix = prefix.as_str();
+            async move { kv.get(prefix, Some(options)).await }
+        });
+        // A revision that has been compacted tells nothing.
+        let answer = answer.await.ok()?;
+        let alone = answer.kvs().iter().filter(|kv| prefix.has_entry(kv.key())).count() == 1;
+        alone.then(|| FencingToken::new(created.unsigned_abs()))
+    }
+
+    async fn expiry(&self, lease: i64) -> Result<Option<std::time::Duration>, LockError> {
+        if lease == 0 {
+            return Ok(None);
+        }
+        let answer = self.0.cluster.call(|etcd| {
+            let mut leases = etcd.lease_client();
+            async move { leases.time_to_live(lease, None).await }
+        });
+        let left = answer.await.map_err(|failure| failure.error)?.ttl();
+        Ok(u64::try_from(left).ok().map(std::time::Duration::from_secs))
+    }
+
+    async fn force(&self, name: &LockName) -> Result<bool, LockError> {
+        let prefix = self.0.prefix(name);
+        let (_, entries) = self.entries(&prefix).await?;
+        let Some(holder) = entries.first() else { return Ok(false) };
+        let same = Compare::create_revision(holder.key(), CompareOp::Equal, holder.create_revision());
+        let then = vec![TxnOp::delete(holder.key(), None)];
+        // A holder that went by itself in between was there to be released all the same.
+        self.0
+            .txn(&batch::Request { when: same, then, otherwise: Vec::new(), company: Company::None })
+            .await
+            .map_err(|failure| failure.error)?;
+        Ok(true)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl DistributedLock for EtcdLock {
+    fn capabilities(&self) -> Capabilities {
+        capabilities()
+    }
+
+    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
+        let context = |error: LockError| error.during(Operation::Acquire).on(BACKEND).of(name);
+        let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
+        bounded(&self.0.holds, terms.timeout, self.acquire(name, &terms)).await.map_err(context)
+    }
+
+    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
+        let context = |error: LockError| error.during(Operation::TryAcquire).on(BACKEND).of(name);
+        let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
+        bounded(&self.0.holds, None, self.try_once(name, &terms)).await.map_err(context)
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        let context = |error: LockError| error.during(Operation::Inspect).on(BACKEND).of(name);
+        bounded(&self.0.holds, None, self.look(name)).await.map_err(context)
+    }
+
+    async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
+        let context = |error: LockError| error.during(Operation::ForceRelease).on(BACKEND).of(name);
+        bounded(&self.0.holds, None, self.force(name)).await.map_err(context)
+    }
+
+    async fn shutdown(&self) -> Result<(), LockError> {
+        self.0.shutdown().await
+    }
+}
+
+impl fmt::Debug for EtcdLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,336 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use etcd_client::LeaseGrantOptions;
+use lock_core::{
+    ErrorKind, LockError, LossReason, Operation, Terms,
+    backend::{Clock, Keep, Keeper, Lease, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{Cluster, LATE_REQUEST},
+    error::Failure,
+    places::Places,
+};
+
+/// A lease in etcd that keeps any number of entries, and that is renewed as one.
+///
+/// Revoked, and with it every entry that is left, when the last user is gone.
+#[derive(Debug)]
+pub(crate) struct Session {
+    granted: Granted,
+    lease: Arc<Lease>,
+    keep: Mutex<Option<Keep>>,
+    places: Places,
+    /// The lease has been revoked, and with it every entry.
+    revoked: AtomicBool,
+    home: Arc<Home>,
+}
+
+/// What all sessions of a client share.
+#[derive(Debug)]
+struct Home {
+    cluster: Arc<Cluster>,
+    keeper: Arc<Keeper<LeaseRenewer>>,
+    tasks: Tasks,
+    closing: CancellationToken,
+}
+
+impl Session {
+    /// The lease's id in etcd.
+    pub(crate) fn id(&self) -> i64 {
+        self.granted.id
+    }
+
+    /// What keeps the guards of this session valid.
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The numbers of this session's entries.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.lease.deadline().is_ok()
+    }
+
+    /// Turns the renewal of a session of one's own from waiting to holding: from now on as `terms` say.
+    ///
+    /// # Errors
+    ///
+    /// If the lease is gone, or could not be renewed in time.
+    pub(crate) async fn hold(&self, terms: &Terms) -> Result<(Arc<Lease>, Keep), LockError> {
+        let sent = Clock::Suspend.now();
+        renew(&self.home.cluster, self.granted.id).await.map_err(|failure| failure.error)?;
+        let held = self.home.keeper.keep(Arc::new(self.granted), sent, self.granted.ttl, terms);
+        drop(self.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        Ok(held)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (cluster, id) = (Arc::clone(&self.home.cluster), self.granted.id);
+        self.home.tasks.spawn(async move {
+            revoke(&cluster, id).await;
+        });
+    }
+}
+
+/// Revokes a lease and says whether it was there; if that fails, the lease runs out by itself.
+async fn revoke(cluster: &Cluster, id: i64) -> bool {
+    let outcome = cluster.call(|client| {
+        let mut leases = client.lease_client();
+        async move { leases.revoke(id).await }
+    });
+    match outcome.await {
+        Ok(_) => true,
+        Err(failure) => {
+            if !failure.lease_gone {
+                tracing::debug!(error = %failure.error, "lease not revoked, it runs out with its TTL");
+            }
+            false
+        }
+    }
+}
+
+/// The sessions of one client: one for each TTL that is asked for, and one for each acquisition whose lease must end by
+/// itself.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    home: Arc<Home>,
+    default_ttl: Duration,
+    shared: Mutex<Shared>,
+    granting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    by_ttl: HashMap<Duration, Weak<Session>>,
+    /// The session for the default TTL stays while the client lives, so that single acquisitions need no grant.
+    default: Option<Arc<Session>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(cluster: Arc<Cluster>, tasks: Tasks, closing: CancellationToken, default_ttl: Duration) -> Self {
+        let keeper = Keeper::new(Clock::Suspend, LeaseRenewer { cluster: Arc::clone(&cluster) }, Tasks::current());
+        Self {
+            home: Arc::new(Home { cluster, keeper, tasks, closing }),
+            default_ttl,
+            shared: Mutex::default(),
+            granting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether an acquisition needs a lease of its own, because it is not renewed like the others.
+    pub(crate) fn needs_own(terms: &Terms) -> bool {
+        !terms.renew || terms.max_hold.is_some()
+    }
+
+    /// A live session to acquire with.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, if a lease must be granted.
+    pub(crate) async fn session(&self, terms: &Terms) -> Result<Arc<Session>, LockError> {
+        if Self::needs_own(terms) {
+            return self.grant(terms).await;
+        }
+        if let Some(session) = self.shared(terms.ttl) {
+            return Ok(session);
+        }
+        // One grant for all who find none.
+        let _granting = self.granting.lock().await;
+        if let Some(session) = self.shared(terms.ttl) {
+            return Ok(session);
+        }
+        let session = self.grant(terms).await?;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever closes the sessions after this finds the new one; who did so before will not come again.
+        if self.home.closing.is_cancelled() {
+            return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again"));
+        }
+        shared.by_ttl.retain(|_, session| session.strong_count() > 0);
+        shared.by_ttl.insert(terms.ttl, Arc::downgrade(&session));
+        if terms.ttl == self.default_ttl {
+            shared.default = Some(Arc::clone(&session));
+        }
+        Ok(session)
+    }
+
+    /// Takes a session out of use, for an entry of it could not be removed: with the last guard and waiter that have it
+    /// its lease ends, and the entry. The session of a client that goes on would keep it for ever.
+    pub(crate) fn retire(&self, session: &Session) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.by_ttl.retain(|_, other| !std::ptr::eq(other.as_ptr(), session));
+        let retired = shared.default.take_if(|default| std::ptr::eq(&**default, session));
+        drop(shared);
+        drop(retired);
+    }
+
+    fn shared(&self, ttl: Duration) -> Option<Arc<Session>> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.by_ttl.get(&ttl)?.upgrade().filter(|session| session.is_alive())
+    }
+
+    /// Grants a lease. A session that nobody receives any more is dropped, and revokes it.
+    async fn grant(&self, terms: &Terms) -> Result<Arc<Session>, LockError> {
+        // The id is ours, so that a repeated request does not leave a second lease behind.
+        let id = (rand::random::<u64>() >> 1).max(1) as i64;
+        let (home, terms) = (Arc::clone(&self.home), terms.clone());
+        let granting = async move {
+            let outcome = home.grant(id, &terms).await;
+            if matches!(&outcome, Err(error) if error.is_indeterminate()) {
+                let tasks = home.tasks.clone();
+                tasks.spawn(async move { home.revoke_for_sure(id).await });
+            }
+            outcome
+        };
+        self.home.tasks.finish(granting).await
+    }
+
+    /// Ends the shared sessions and waits until their leases are revoked.
+    pub(crate) async fn close(&self) {
+        let sessions: Vec<_> = {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.default = None;
+            shared.by_ttl.drain().filter_map(|(_, session)| session.upgrade()).collect()
+        };
+        for session in sessions {
+            session.lease.lose(LossReason::Shutdown);
+            let revoked = revoke(&self.home.cluster, session.id()).await;
+            session.revoked.store(revoked, Ordering::Release);
+        }
+        // What still tries to reach a store that does not answer is left to the end of its lease.
+        let _ = tokio::time::timeout(SHUTDOWN_LIMIT, self.home.tasks.idle()).await;
+    }
+
+    /// How many leases are kept alive.
+    pub(crate) fn kept(&self) -> usize {
+        self.home.keeper.kept()
+    }
+}
+
+impl Home {
+    /// Grants a lease; it is renewed while its acquisition waits, whatever the terms say of its hold.
+    async fn grant(self: &Arc<Self>, id: i64, terms: &Terms) -> Result<Arc<Session>, LockError> {
+        let sent = Clock::Suspend.now();
+        let seconds = i64::try_from(terms.ttl.as_secs()).unwrap_or(i64::MAX);
+        let answer = self.cluster.call(|client| {
+            let mut leases = client.lease_client();
+            let options = LeaseGrantOptions::new().with_id(id);
+            async move { leases.grant(seconds, Some(options)).await }
+        });
+        let ttl = match answer.await {
+            Ok(answer) => seconds_of(answer.ttl())?,
+            // An attempt whose answer was lost has granted it.
+            Err(failure) if already_exists(&failure) => granted_ttl(&self.cluster, id).await.map_err(LockError::indeterminate)?,
+            Err(failure) => return Err(failure.error),
+        };
+        let granted = Granted { id, ttl };
+        let mut waiting = terms.clone();
+        (waiting.renew, waiting.max_hold) = (true, None);
+        let (lease, keep) = self.keeper.keep(Arc::new(granted), sent, ttl, &waiting);
+        Ok(Arc::new(Session {
+            granted,
+            lease,
+            keep: Mutex::new(Some(keep)),
+            places: Places::default(),
+            revoked: AtomicBool::new(false),
+            home: Arc::clone(self),
+        }))
+    }
+
+    /// Revokes a lease that a request may still grant: now, or when that request cannot take effect any more.
+    async fn revoke_for_sure(&self, id: i64) {
+        let late_until = Clock::Suspend.now() + LATE_REQUEST;
+        if revoke(&self.cluster, id).await {
+            return;
+        }
+        tokio::select! {
+            () = Clock::Suspend.sleep_until(late_until) => {
+                revoke(&self.cluster, id).await;
+            }
+            // Nobody waits this long at a shutdown: a lease without entries runs out by itself.
+            () = self.closing.cancelled() => {}
+        }
+    }
+}
+
+fn already_exists(failure: &Failure) -> bool {
+    failure.error.to_string().contains("lease already exists")
+}
+
+fn seconds_of(ttl: i64) -> Result<Duration, LockError> {
+    match u64::try_from(ttl) {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err(LockError::new(ErrorKind::Protocol, format!("the server granted a lease of {ttl} seconds"))),
+    }
+}
+
+/// Extends a lease by its TTL.
+///
+/// A stream per renewal: one in a third of a TTL, and none that can hang unnoticed between two of them.
+async fn renew(cluster: &Cluster, id: i64) -> Result<(), Failure> {
+    cluster
+        .call(|client| {
+            let mut leases = client.lease_client();
+            // Waits for the server's answer; a lease that is gone is an error.
+            async move { leases.keep_alive(id).await.map(drop) }
+        })
+        .await
+}
+
+async fn granted_ttl(cluster: &Cluster, id: i64) -> Result<Duration, LockError> {
+    let answer = cluster.call(|client| {
+        let mut leases = client.lease_client();
+        async move { leases.time_to_live(id, None).await }
+    });
+    seconds_of(answer.await.map_err(|failure| failure.error)?.granted_ttl())
+}
+
+/// Renews leases for the keeper.
+#[derive(Debug)]
+struct LeaseRenewer {
+    cluster: Arc<Cluster>,
+}
+
+/// A lease as the store granted it.
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    id: i64,
+    ttl: Duration,
+}
+
+#[async_trait]
+impl Renewer for LeaseRenewer {
+    type Item = Granted;
+
+    async fn renew(&self, batch: &[Arc<Granted>]) -> Vec<RenewOutcome> {
+        futures_util::future::join_all(batch.iter().map(|lease| self.renew_one(**lease))).await
+    }
+}
+
+impl LeaseRenewer {
+    async fn renew_one(&self, lease: Granted) -> RenewOutcome {
+        match renew(&self.cluster, lease.id).await {
+            Ok(()) => RenewOutcome::Renewed(lease.ttl),
+            Err(failure) if failure.lease_gone => RenewOutcome::NotHeld,
+            Err(failure) => RenewOutcome::Failed(failure.error.during(Operation::Renew)),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+use std::sync::{Arc, MutexGuard};
+
+use lock_core::LockError;
+
+use super::{State, View};
+use crate::{
+    queue::Change,
+    watch::{Event, Sink},
+};
+
+/// Brings the events of one watch to its view.
+pub(super) struct Feed {
+    pub(super) view: Arc<View>,
+    pub(super) id: u64,
+    pub(super) creations: bool,
+}
+
+impl Feed {
+    /// The view's state, if it still listens to this watch.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.view.state()).filter(|state| state.watch == self.id)
+    }
+}
+
+impl Sink for Feed {
+    fn opened(&self, revision: i64) {
+        if let Some(mut state) = self.state() {
+            state.queue.opened(revision, self.creations);
+        }
+        self.view.wake.notify_one();
+    }
+
+    fn events(&self, revision: i64, events: Vec<Event>) {
+        let changes = events.into_iter().filter(|event| self.view.prefix.has_entry(&event.key)).map(change).collect();
+        let Some(mut state) = self.state() else { return };
+        let verdicts = state.queue.changes(revision, changes);
+        let any = !verdicts.is_empty();
+        state.settle(verdicts);
+        drop(state);
+        if any {
+            self.view.wake.notify_one();
+        }
+    }
+
+    fn interrupted(&self) {
+        if let Some(mut state) = self.state() {
+            state.queue.interrupted();
+        }
+    }
+
+    fn refused(&self, error: LockError) {
+        self.view.refused(error);
+    }
+}
+
+/// Tells a view that the entry that it approached has gone, or may have.
+pub(super) struct Bell(pub(super) Arc<View>);
+
+impl Bell {
+    fn ring(&self) {
+        self.0.state().approach = None;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Sink for Bell {
+    fn opened(&self, _: i64) {}
+
+    fn events(&self, _: i64, _: Vec<Event>) {
+        self.ring();
+    }
+
+    fn interrupted(&self) {
+        self.ring();
+    }
+
+    fn refused(&self, _: LockError) {
+        self.ring();
+    }
+}
+
+fn change(event: Event) -> Change {
+    // Entries of clients that lay out their keys differently are compared as bytes, and shown as well as they can be.
+    let key = String::from_utf8_lossy(&event.key).into_owned();
+    match event.created {
+        Some(revision) => Change::Created { key, revision },
+        None => Change::Deleted { key },
+    }
+}

@@ -1,0 +1,239 @@
+//! Trouble on the way to the server: lost replies, cut and silent connections, a frozen server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use conformance_tests::servers::{TcpProxy, Trouble};
+use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
+
+mod common;
+use common::{Operator, Waiter, address, behind, builder, client, name, own, promptly, until, works};
+
+#[tokio::test]
+async fn an_acquire_whose_reply_was_lost_finds_its_own_entry() {
+    let server = or_skip!(own());
+    let ((proxy, locks), operator) = (behind(&server).await, Operator::of(&server).await);
+    let baseline = locks.residue();
+    proxy.set(Trouble::DropReplies);
+    let waiter = Waiter::start(&locks, "a");
+    operator.until_entries("a", 1).await;
+    proxy.set(Trouble::None);
+    let guard = waiter.granted().await;
+    let entries = operator.entries("a").await;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert!(entries[0].key.ends_with(guard.owner().as_str().split('@').next().unwrap()));
+    assert!(guard.token().unwrap().as_u64() >= entries[0].created.unsigned_abs());
+    guard.release().await.unwrap();
+    operator.until_clean("a", &locks, baseline).await;
+}
+
+#[tokio::test]
+async fn a_try_whose_reply_was_lost_is_not_taken_for_somebody_elses_lock() {
+    let server = or_skip!(own());
+    let ((proxy, locks), operator) = (behind(&server).await, Operator::of(&server).await);
+    proxy.set(Trouble::DropReplies);
+    let attempt = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.try_acquire("a").await }
+    });
+    operator.until_entries("a", 1).await;
+    proxy.set(Trouble::None);
+    let guard = promptly("the attempt", attempt).await.unwrap().unwrap().expect("it made the entry itself");
+    assert_eq!(operator.entries("a").await.len(), 1);
+    guard.release().await.unwrap();
+    operator.until_entries("a", 0).await;
+}
+
+#[tokio::test]
+async fn an_acquire_that_never_heard_back_is_indeterminate_and_undone() {
+    let server = or_skip!(own());
+    let proxy = TcpProxy::start(address(&server)).await.unwrap();
+    let locks = builder(proxy.address()).with_request_timeout(Duration::from_millis(600)).connect().await.unwrap();
+    let (operator, baseline) = (Operator::of(&server).await, locks.residue());
+    proxy.set(Trouble::DropReplies);
+    let error = Waiter::start(&locks, "a").outcome().await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, RetryAdvice::Later), "{error}");
+    assert!(error.is_indeterminate(), "{error}");
+    // Requests get through: the clean-up too takes effect without a reply.
+    operator.until_entries("a", 0).await;
+    proxy.set(Trouble::None);
+    operator.until_clean("a", &locks, baseline).await;
+    works(&locks).await;
+}
+
+#[tokio::test]
+async fn a_release_whose_reply_was_lost_succeeds() {
+    let server = or_skip!(own());
+    let ((proxy, locks), operator) = (behind(&server).await, Operator::of(&server).await);
+    let baseline = locks.residue();
+    let guard = locks.acquire("a").await.unwrap();
+    proxy.set(Trouble::DropReplies);
+    let release = tokio::spawn(guard.release());
+    operator.until_entries("a", 0).await;
+    // Somebody else's lock, which the repeated release must leave alone.
+    let theirs = client(&server).await.acquire("a").await.unwrap();
+    proxy.set(Trouble::None);
+    promptly("the release", release).await.unwrap().unwrap();
+    assert_eq!((operator.entries("a").await.len(), theirs.state()), (1, GuardState::Held));
+    theirs.release().await.unwrap();
+    operator.until_clean("a", &locks, baseline).await;
+}
+
+#[tokio::test]
+async fn a_grant_whose_reply_was_lost_leaves_no_second_lease() {
+    let server = or_skip!(own());
+    let ((proxy, locks), operator) = (behind(&server).await, Operator::of(&server).await);
+    let before = operator.leases().await;
+    proxy.set(Trouble::DropReplies);
+    // Without renewal, an acquisition has a lease of its own.
+    let waiter = Waiter::start_with(&locks, "a", AcquireOptions::new().without_renewal());
+    until("the lease", || async { operator.leases().await == before + 1 }).await;
+    proxy.set(Trouble::None);
+    let guard = waiter.granted().await;
+    assert_eq!(operator.leases().await, before + 1);
+    guard.release().await.unwrap();
+    until("no lease of its own", || async { operator.leases().await == before }).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_is_given_up_or_never_answered_leaves_no_lease() {
+    let server = or_skip!(own());
+    let proxy = TcpProxy::start(address(&server)).await.unwrap();
+    let locks = builder(proxy.address()).with_request_timeout(Duration::from_millis(600)).connect().await.unwrap();
+    let operator = Operator::of(&server).await;
+    let (before, baseline) = (operator.leases().await, locks.residue());
+    for give_up in [true, false] {
+        proxy.set(Trouble::DropReplies);
+        let waiter = Waiter::start_with(&locks, "a", AcquireOptions::new().without_renewal());
+        until("the lease", || async { operator.leases().await == before + 1 }).await;
+        if give_up {
+            waiter.give_up().await;
+        } else {
+            let error = waiter.outcome().await.unwrap_err();
+            assert!(error.kind() == ErrorKind::Unavailable && error.is_indeterminate(), "{error}");
+        }
+        until("the lease is revoked", || async { operator.leases().await == before }).await;
+        proxy.set(Trouble::None);
+        operator.until_clean("a", &locks, baseline).await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_gets_what_was_released_while_its_stream_was_broken() {
+    let server = or_skip!(own());
+    let ((proxy, locks), holder) = (behind(&server).await, client(&server).await);
+    let operator = Operator::of(&server).await;
+    for round in 0..3 {
+        let guard = holder.acquire("a").await.unwrap();
+        let waiter = Waiter::start(&locks, "a");
+        operator.until_entries("a", 2).await;
+        proxy.set(Trouble::Refuse);
+        guard.release().await.unwrap();
+        // Unrelated history, so that no revision that the client knows is the current one.
+        operator.put("other", vec![round]).await.unwrap();
+        proxy.set(Trouble::None);
+        waiter.granted().await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn cut_connections_lose_neither_the_place_nor_the_lock() {
+    let server = or_skip!(own());
+    let ((proxy, locks), other, operator) = (behind(&server).await, client(&server).await, Operator::of(&server).await);
+    let guard = locks.acquire("a").await.unwrap();
+    let (first, second) = (Waiter::start(&other, "a"), async {
+        operator.until_entries("a", 2).await;
+        Waiter::start(&locks, "a")
+    });
+    let second = second.await;
+    operator.until_entries("a", 3).await;
+    let before = operator.entries("a").await;
+    proxy.cut().await;
+    assert_eq!(guard.state(), GuardState::Held);
+    guard.release().await.unwrap();
+    let guard = first.granted().await;
+    proxy.cut().await;
+    assert!(second.is_pending());
+    assert_eq!(operator.entries("a").await, before[1..]);
+    guard.release().await.unwrap();
+    second.granted().await.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_learns_of_a_removal_while_its_stream_was_broken() {
+    let server = or_skip!(own());
+    let ((proxy, locks), operator) = (behind(&server).await, Operator::of(&server).await);
+    let guard = locks.acquire("a").await.unwrap();
+    proxy.set(Trouble::Refuse);
+    operator.delete(&operator.entries("a").await[0].key).await;
+    proxy.set(Trouble::None);
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn a_waiter_on_a_silent_member_moves_to_another_one() {
+    let server = or_skip!(own());
+    let (one, two) = (TcpProxy::start(address(&server)).await.unwrap(), TcpProxy::start(address(&server)).await.unwrap());
+    let endpoints = [one.address().to_string(), two.address().to_string()];
+    let locks = lock_etcd::EtcdLock::builder(endpoints).with_ttl(common::NEVER).connect().await.unwrap();
+    let (holder, operator) = (client(&server).await, Operator::of(&server).await);
+    // Whichever it talks to, one of the rounds silences that one.
+    for silenced in [&one, &two] {
+        let guard = holder.acquire("a").await.unwrap();
+        let waiter = Waiter::start(&locks, "a");
+        operator.until_entries("a", 2).await;
+        silenced.set(Trouble::Blackhole);
+        guard.release().await.unwrap();
+        waiter.granted().await.release().await.unwrap();
+        silenced.set(Trouble::None);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_network_ends_without_a_trace() {
+    let server = or_skip!(own());
+    let ((proxy, locks), holder) = (behind(&server).await, client(&server).await);
+    let (operator, baseline) = (Operator::of(&server).await, locks.residue());
+    let guard = holder.acquire("a").await.unwrap();
+    let waiter = Waiter::start(&locks, "a");
+    operator.until_entries("a", 2).await;
+    proxy.set(Trouble::Blackhole);
+    guard.release().await.unwrap();
+    waiter.give_up().await;
+    assert_eq!(operator.entries("a").await.len(), 1, "nobody can have removed it");
+    proxy.set(Trouble::None);
+    operator.until_clean("a", &locks, baseline).await;
+}
+
+#[tokio::test]
+async fn acquires_given_up_while_the_server_is_frozen_leave_nothing() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+    works(&locks).await;
+    let baseline = locks.residue();
+    for patience in [1, 20, 300] {
+        server.freeze().unwrap();
+        let impatient = AcquireOptions::new().with_timeout(Duration::from_millis(patience));
+        let error = locks.acquire_with(&name("a"), impatient).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        server.thaw().unwrap();
+        // A later request on the same connection: whatever was under way has taken effect by then.
+        works(&locks).await;
+        operator.until_entries("a", 0).await;
+    }
+    let guard = promptly("the name", locks.try_acquire("a")).await.unwrap().expect("nobody holds it");
+    guard.release().await.unwrap();
+    until("the client's baseline", || async { locks.residue() <= baseline }).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_that_is_dropped_leaves_no_lease() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+    let guard = locks.acquire("a").await.unwrap();
+    // Looks at the shutdown once.
+    let _ = tokio::time::timeout(Duration::ZERO, locks.shutdown()).await;
+    until("no lease", || async { operator.leases().await == 0 }).await;
+    assert!(guard.is_lost() && locks.acquire("a").await.is_err());
+}

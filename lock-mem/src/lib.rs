@@ -1,0 +1,32 @@
+//! The in-memory backend of the distributed-lock framework.
+//!
+//! A [`MemStore`] stands for the server, a [`MemLock`] is a client of it. It is a faithful double of a remote store: locks have
+//! a TTL and expire, waiters queue in order of arrival, guards carry fencing tokens and are lost when the store takes
+//! their lock away, or when it has not acknowledged a renewal in time. Code that was tested against it meets nothing new in production
+//! but latency.
+//!
+//! # In tests
+//!
+//! Everything runs on tokio's clock: with `#[tokio::test(start_paused = true)]` a TTL passes in no time, and to the
+//! millisecond. [`MemStore`] has hooks that freeze it, expire or evict a holder, or fail requests; see there for an
+//! example. One store's clients then belong on one runtime, for each paused runtime has its own time.
+//!
+//! # As a keyed lock inside one process
+//!
+//! An uncontended acquire and release takes no task, no timer and no I/O; releasing is synchronous, also by dropping the guard, and also
+//! outside a runtime. A name that nobody holds or waits for takes no memory, so there may be millions.
+//!
+//! # What it does not do
+//!
+//! It excludes nobody in another process, and forgets everything with the process.
+
+mod connector;
+mod faults;
+mod lock;
+mod queue;
+mod store;
+mod ticket;
+
+pub use connector::MemConnector;
+pub use lock::{MemLock, MemLockBuilder, capabilities};
+pub use store::MemStore;

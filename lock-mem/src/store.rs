@@ -1,0 +1,284 @@
+use std::{
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
+    fmt,
+    hash::BuildHasher,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use lock_core::{
+    ErrorKind, LockError, LockName, LossReason,
+    backend::{Clock, Moment},
+};
+
+use crate::{
+    MemLock,
+    faults::Faults,
+    queue::{Place, Queue},
+    ticket::Ticket,
+};
+
+/// The store that clients share: what a server is to the other backends, and the hooks that put it into trouble.
+///
+/// Clones are the same store. Its state goes when the last clone, client and guard are dropped.
+///
+/// # Faults
+///
+/// For tests of what an application does when its lock is lost or its store in trouble:
+///
+/// ```
+/// use lock_core::{DistributedLockExt, ErrorKind, GuardState, LossReason};
+/// use lock_mem::MemStore;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), lock_core::LockError> {
+/// let store = MemStore::new();
+/// let locks = store.client();
+///
+/// // An operator removes the entry: the guard is told at once.
+/// let guard = locks.acquire("orders").await?;
+/// assert!(store.evict("orders"));
+/// assert_eq!(guard.lost().await, LossReason::Removed);
+///
+/// // The store stops answering: the guard is lost at its deadline, by the holder's own clock.
+/// let guard = locks.acquire("orders").await?;
+/// store.freeze();
+/// assert_eq!(guard.lost().await, LossReason::Expired);
+/// store.thaw();
+///
+/// // The next request fails.
+/// store.fail_next(1, ErrorKind::Unavailable);
+/// assert_eq!(locks.acquire("orders").await.unwrap_err().kind(), ErrorKind::Unavailable);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemStore(Arc<Shared>);
+
+struct Shared {
+    faults: Faults,
+    /// The last number given out: one counter for all names, so that a name can be forgotten and its tokens still grow.
+    last: AtomicU64,
+    hasher: RandomState,
+    shards: [Mutex<Names>; SHARDS],
+}
+
+type Names = HashMap<LockName, Line, RandomState>;
+
+/// One name's queue.
+pub(crate) type Line = Queue<Arc<Ticket>>;
+
+/// Whom a change of a queue concerns.
+pub(crate) type Wake = Vec<Arc<Ticket>>;
+
+/// Few enough to look at all of them, enough that threads rarely meet.
+const SHARDS: usize = 32;
+
+/// A table that has grown beyond this gives memory back once it is mostly empty.
+const KEEP_CAPACITY: usize = 1024;
+
+impl MemStore {
+    /// An empty store of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let hasher = RandomState::new();
+        let shards = std::array::from_fn(|_| Mutex::new(Names::with_hasher(hasher.clone())));
+        Self(Arc::new(Shared { faults: Faults::new(), last: AtomicU64::new(0), hasher, shards }))
+    }
+
+    /// The store that everybody in this process gets under this name, as with the URL `mem://name`. It stays for as
+    /// long as the process does.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        static STORES: Mutex<Option<HashMap<String, MemStore>>> = Mutex::new(None);
+        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.get_or_insert_default().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// A new client with default settings, independent of the others as if from another process.
+    #[must_use]
+    pub fn client(&self) -> MemLock {
+        MemLock::on(self.clone())
+    }
+
+    /// Stops answering, without failing anything: what is asked waits for [`thaw`](Self::thaw), renewals get no answer,
+    /// and guards are lost at their deadlines. As a server that is stopped, or behind a broken network.
+    pub fn freeze(&self) {
+        self.0.faults.set_frozen(true);
+        // Whoever was answered before has let go of its shard.
+        self.0.shards.iter().for_each(|shard| drop(locked(shard)));
+    }
+
+    /// Answers again. What has expired meanwhile is gone.
+    pub fn thaw(&self) {
+        self.0.faults.set_frozen(false);
+    }
+
+    /// Fails the next `requests` requests of any client with an error of this kind, before they take effect: acquire,
+    /// renewal, release, inspection. Renewals and releases are retried, as with any store. Replaces what was set before.
+    pub fn fail_next(&self, requests: u32, kind: ErrorKind) {
+        self.0.faults.set_failures(requests, kind);
+    }
+
+    /// Makes every reply late by this much, while requests take effect at once; zero ends it. Deadlines count from the
+    /// requests, so that guards have that much less time.
+    pub fn delay_replies(&self, by: Duration) {
+        self.0.faults.set_delay(by);
+    }
+
+    /// Ends the holder's lease as if its TTL had run out, and tells the guard; the next waiter is granted. Says whether
+    /// there was a holder. Works on a frozen store.
+    pub fn expire(&self, name: impl AsRef<str>) -> bool {
+        self.take_away(name.as_ref(), LossReason::Expired)
+    }
+
+    /// Removes the holder's entry, as an operator would behind its back, and tells the guard; the next waiter is
+    /// granted. Says whether there was a holder. Works on a frozen store.
+    pub fn evict(&self, name: impl AsRef<str>) -> bool {
+        self.take_away(name.as_ref(), LossReason::Removed)
+    }
+
+    /// Removes the entries of all who wait, and says how many; they queue again at once, in no particular order.
+    pub fn evict_waiters(&self, name: impl AsRef<str>) -> usize {
+        let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
+        self.with(&name, |queue, _, wake| queue.evict_waiters(wake))
+    }
+
+    /// How many entries a name has: its holder and its waiters. For leak checks.
+    #[must_use]
+    pub fn entries(&self, name: impl AsRef<str>) -> usize {
+        let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
+        self.with(&name, |queue, now, wake| usize::from(queue.holder(now, wake).is_some()) + queue.waiting())
+    }
+
+    /// How many names the store remembers: those that somebody holds or waits for. For leak checks.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.0.shards.iter().map(|shard| locked(shard).len()).sum()
+    }
+
+    fn take_away(&self, name: &str, reason: LossReason) -> bool {
+        let Ok(name) = LockName::new(name) else { return false };
+        self.with(&name, Line::evict).inspect(|holder| holder.ticket.lose(reason)).is_some()
+    }
+
+    /// Puts a request to the store, which may not answer for a while, or fail.
+    pub(crate) async fn ask<R>(
+        &self,
+        name: &LockName,
+        mut request: impl FnMut(&mut Line, Moment, &mut Wake) -> R,
+    ) -> Result<(Moment, R), LockError> {
+        loop {
+            self.0.faults.pass().await?;
+            if let Some(answer) = self.ask_unless_frozen(name, &mut request) {
+                self.0.faults.reply().await;
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Puts a request to the store if nothing is the matter with it.
+    pub(crate) fn ask_now<R>(&self, name: &LockName, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
+        if self.0.faults.none() { self.ask_unless_frozen(name, request) } else { None }
+    }
+
+    fn ask_unless_frozen<R>(&self, name: &LockName, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
+        // Before the lock, so that the wait for it counts as time under way.
+        let sent = Clock::Tokio.now();
+        let names = self.shard(name);
+        if self.0.faults.frozen() {
+            return None;
+        }
+        Some((sent, apply(names, name, sent, request)))
+    }
+
+    /// Changes the store whatever is the matter with it.
+    pub(crate) fn with<R>(&self, name: &LockName, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
+        let now = Clock::Tokio.now();
+        apply(self.shard(name), name, now, change)
+    }
+
+    /// Finds or makes a request's place in the queue.
+    pub(crate) fn place(&self, ticket: &Arc<Ticket>, queue: &mut Line, now: Moment, wait: bool, wake: &mut Wake) -> Place {
+        if ticket.number() != 0 {
+            let place = queue.look(now, ticket.number(), ticket.ttl, wake);
+            if place != Place::None {
+                return place;
+            }
+        }
+        // Under the shard's lock: a name's numbers are given out in the order in which its queue sees them.
+        ticket.enter(self.0.last.fetch_add(1, Ordering::Relaxed) + 1);
+        queue.request(now, ticket.number(), ticket.ttl, Arc::clone(ticket), wait, wake)
+    }
+
+    fn shard(&self, name: &LockName) -> MutexGuard<'_, Names> {
+        locked(&self.0.shards[self.0.hasher.hash_one(name) as usize % SHARDS])
+    }
+}
+
+/// Applies a change to one name, forgets the name if that leaves it idle, and wakes whom the change concerns.
+fn apply<R>(mut names: MutexGuard<'_, Names>, name: &LockName, now: Moment, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
+    let mut wake = Wake::new();
+    let mut line = match names.entry(name.clone()) {
+        Entry::Occupied(line) => line,
+        Entry::Vacant(free) => free.insert_entry(Line::new()),
+    };
+    let answer = change(line.get_mut(), now, &mut wake);
+    if line.get().is_idle() {
+        line.remove();
+        shrink(&mut names);
+    }
+    drop(names);
+    wake.iter().for_each(|ticket| ticket.wake.notify_one());
+    answer
+}
+
+fn shrink(names: &mut Names) {
+    if names.capacity() > KEEP_CAPACITY && names.len() < names.capacity() / 8 {
+        names.shrink_to((names.len() * 2).max(KEEP_CAPACITY / 2));
+    }
+}
+
+fn locked(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for MemStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemStore").field("names", &self.names()).field("faults", &self.0.faults).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_let_through_before_the_freeze_is_not_served_after_it() {
+        let (store, name) = (MemStore::new(), "n".parse().unwrap());
+        store.freeze();
+        assert!(store.ask_unless_frozen(&name, |_, _, _| ()).is_none());
+        store.thaw();
+        assert!(store.ask_unless_frozen(&name, |_, _, _| ()).is_some());
+    }
+
+    #[test]
+    fn an_idle_table_gives_its_memory_back() {
+        let mut names = Names::with_hasher(RandomState::new());
+        names.reserve(KEEP_CAPACITY * 100);
+        shrink(&mut names);
+        assert!(names.capacity() <= KEEP_CAPACITY, "{}", names.capacity());
+    }
+}

@@ -1,0 +1,132 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use lock_core::{
+    FencingToken, LockError, LockGuard, LockName, OwnerId, Terms,
+    backend::{Clock, Grant, LossTrigger, Moment, deadline},
+};
+use redis::{Cmd, Value};
+
+use crate::{
+    core::Core,
+    entry::Holding,
+    error::Failure,
+    keys::Keys,
+    link::Connection,
+    renewal::Kept,
+    scripts::{self, millis},
+    undo::undo,
+};
+
+/// One acquisition on its way: requests of the same owner id until one is granted, or given up.
+///
+/// Dropped before it became a guard, it undoes in the background whatever may have taken effect.
+pub(crate) struct Claim {
+    core: Arc<Core>,
+    name: LockName,
+    keys: Keys,
+    owner: OwnerId,
+    terms: Terms,
+    /// Connections with a request that has taken effect, or of which that is not known.
+    pending: Vec<Connection>,
+}
+
+/// What the server said to one request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted(Granted),
+    /// Somebody else holds the lock; when the lease ends, if it does.
+    Busy(Option<Duration>),
+}
+
+/// The server's grant, to be made a guard.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    sent: Moment,
+    token: FencingToken,
+}
+
+impl Claim {
+    pub(crate) fn new(core: &Arc<Core>, name: &LockName, terms: Terms) -> Self {
+        let keys = Keys::new(&core.prefix, name);
+        Self { core: Arc::clone(core), name: name.clone(), keys, owner: OwnerId::random(), terms, pending: Vec::new() }
+    }
+
+    pub(crate) fn key(&self) -> &Arc<str> {
+        &self.keys.lock
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.terms.ttl
+    }
+
+    /// Asks once. With `track`, over a tracking connection, the server reports the lock's next change.
+    pub(crate) async fn request(&mut self, connection: Connection, track: bool) -> Result<Answer, Failure> {
+        let is_first = !self.pending.iter().any(|pending| pending.is(&connection));
+        if is_first {
+            self.pending.push(connection.clone());
+        }
+        let sent = Clock::Suspend.now();
+        let answer = self.ask(&connection, track).await;
+        if is_first && answer.as_ref().is_err_and(Failure::had_no_effect) {
+            self.pending.pop();
+        }
+        match scripts::parse_acquired(&answer?)? {
+            Ok(token) if Clock::Suspend.now() < deadline(sent, self.terms.ttl) => {
+                Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token) }))
+            }
+            // The answer took longer than the lease.
+            Ok(_) => Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))),
+            Err(expires_in) => {
+                // Earlier requests over this connection took effect earlier, and are over.
+                self.pending.retain(|pending| !pending.is(&connection));
+                Ok(Answer::Busy(expires_in))
+            }
+        }
+    }
+
+    async fn ask(&self, connection: &Connection, track: bool) -> Result<Value, Failure> {
+        let metadata = self.terms.metadata.as_ref().map_or(String::new(), |text| format!("={text}"));
+        let args = |command: &mut Cmd| {
+            command.arg(self.owner.as_str()).arg(millis(self.terms.ttl)).arg(scripts::companion_ttl(self.terms.ttl));
+            command.arg(&metadata).arg(if track { "1" } else { "0" });
+        };
+        connection.run_script(&scripts::ACQUIRE, &self.keys, args).await
+    }
+
+    /// Makes the guard; `connection` is the one that brought the grant.
+    pub(crate) fn guard(mut self, granted: Granted, connection: &Connection) -> LockGuard {
+        let Granted { sent, token } = granted;
+        let core = Arc::clone(&self.core);
+        let mut strays = std::mem::take(&mut self.pending);
+        strays.retain(|pending| !pending.is(connection));
+        let kept = Arc::new(Kept { keys: self.keys.clone(), owner: self.owner.clone(), ttl: self.terms.ttl });
+        let (lease, keep) = core.keeper.keep(Arc::clone(&kept), sent, self.terms.ttl, &self.terms);
+        let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays));
+        let (name, owner) = (self.name.clone(), self.owner.clone());
+        let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep: Some(keep), entry });
+        core.watcher.hold(&self.keys.lock, self.owner.clone(), LossTrigger::of(&guard), &core.tracking);
+        guard
+    }
+
+    /// The error of an acquisition that failed for good.
+    pub(crate) fn error(&self, failure: Failure) -> LockError {
+        let error = LockError::from(failure).of(&self.name);
+        if self.pending.is_empty() { error } else { error.indeterminate() }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.is_empty() {
+            let (core, keys, owner) = (Arc::clone(&self.core), self.keys.clone(), self.owner.clone());
+            self.core.holds.tasks().spawn(undo(core, keys, owner, pending));
+        }
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}

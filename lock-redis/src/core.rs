@@ -1,0 +1,161 @@
+use std::{sync::Arc, time::Duration};
+
+use lock_core::{
+    ErrorKind, LockError, LockGuard, LockName, Terms,
+    backend::{Clock, Holds, Keeper, bounded},
+};
+
+use crate::{
+    claim::{Answer, Claim},
+    error::Failure,
+    link::{Connection, Link},
+    renewal::RedisRenewer,
+    watcher::{Place, Watcher},
+};
+
+/// Everything that one client's locks, guards and background tasks share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) prefix: String,
+    pub(crate) ttl: Duration,
+    /// Longest time for which a waiter relies on being told.
+    pub(crate) poll: Duration,
+    /// Longest time for which an acquisition puts up with a server that cannot be reached.
+    pub(crate) patience: Duration,
+    pub(crate) commands: Arc<Link>,
+    pub(crate) tracking: Arc<Link>,
+    pub(crate) watcher: Watcher,
+    pub(crate) keeper: Arc<Keeper<RedisRenewer>>,
+    pub(crate) holds: Arc<Holds>,
+}
+
+/// How often to look where the server does not report changes.
+const BLIND_POLL: Duration = Duration::from_millis(200);
+
+/// First pause after a failed attempt; doubles up to [`PAUSE_MAX`], with jitter.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+impl Core {
+    pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
+        let timeout = terms.timeout;
+        bounded(&self.holds, timeout, async {
+            let mut claim = Claim::new(self, name, terms);
+            let mut trouble = Trouble::new();
+            if self.watcher.nobody_waits(claim.key()) {
+                match self.request(&mut claim, Via::Commands).await {
+                    Ok((Answer::Granted(granted), via)) => return Ok(claim.guard(granted, &via.connection)),
+                    Ok((Answer::Busy(_), _)) => {}
+                    Err(failure) if trouble.is_over(&failure, self.patience) => return Err(claim.error(failure)),
+                    Err(_) => {}
+                }
+            }
+            let place = self.watcher.join(claim.key());
+            self.wait(claim, &place, trouble).await
+        })
+        .await
+    }
+
+    async fn wait(&self, mut claim: Claim, place: &Place, mut trouble: Trouble) -> Result<LockGuard, LockError> {
+        loop {
+            let epoch = place.turn().await;
+            match self.request(&mut claim, Via::Tracking).await {
+                Ok((Answer::Granted(granted), via)) => {
+                    place.taken(epoch, Some(claim.ttl()), self.poll_over(&via));
+                    return Ok(claim.guard(granted, &via.connection));
+                }
+                Ok((Answer::Busy(expires_in), via)) => {
+                    trouble = Trouble::new();
+                    place.taken(epoch, expires_in, self.poll_over(&via));
+                }
+                Err(failure) => {
+                    trouble.since = Some(place.trouble(trouble.began()));
+                    if trouble.is_over(&failure, self.patience) {
+                        return Err(claim.error(failure));
+                    }
+                    place.pause(trouble.pause());
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn try_acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<Option<LockGuard>, LockError> {
+        bounded(&self.holds, None, async {
+            let mut claim = Claim::new(self, name, terms);
+            let mut retried = false;
+            loop {
+                match self.request(&mut claim, Via::Commands).await {
+                    Ok((Answer::Granted(granted), via)) => return Ok(Some(claim.guard(granted, &via.connection))),
+                    Ok((Answer::Busy(_), _)) => return Ok(None),
+                    // A connection that broke while it was idle is found broken by the next request.
+                    Err(failure) if failure.ends_connection() && failure.sent && !retried => retried = true,
+                    Err(failure) => return Err(claim.error(failure)),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn request(&self, claim: &mut Claim, via: Via) -> Result<(Answer, Used), Failure> {
+        let used = match via {
+            Via::Commands => Used { connection: self.commands.connection().await?, tracked: false },
+            Via::Tracking => self.tracking_or_commands().await?,
+        };
+        Ok((claim.request(used.connection.clone(), used.tracked).await?, used))
+    }
+
+    /// A server or an access rule that does not allow tracking makes waiters poll.
+    async fn tracking_or_commands(&self) -> Result<Used, Failure> {
+        match self.tracking.connection().await {
+            Ok(connection) => Ok(Used { connection, tracked: true }),
+            Err(failure) if failure.is_refusal() => Ok(Used { connection: self.commands.connection().await?, tracked: false }),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn poll_over(&self, used: &Used) -> Duration {
+        let poll = if used.tracked { self.poll } else { BLIND_POLL.min(self.poll) };
+        // So that the waiters of many clients do not keep in step.
+        poll.mul_f64(0.75 + rand::random::<f64>() / 4.0)
+    }
+}
+
+/// Over which link to send a request.
+enum Via {
+    Commands,
+    Tracking,
+}
+
+struct Used {
+    connection: Connection,
+    tracked: bool,
+}
+
+/// How long the server has been out of reach.
+struct Trouble {
+    since: Option<lock_core::backend::Moment>,
+    pause: Duration,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        Self { since: None, pause: PAUSE }
+    }
+
+    fn began(&self) -> lock_core::backend::Moment {
+        self.since.unwrap_or_else(|| Clock::Suspend.now())
+    }
+
+    /// Whether to give up: the failure will not pass, or has lasted too long.
+    fn is_over(&mut self, failure: &Failure, patience: Duration) -> bool {
+        let since = *self.since.insert(self.began());
+        let now = Clock::Suspend.now();
+        failure.kind() != ErrorKind::Unavailable || now.saturating_since(since) >= patience
+    }
+
+    fn pause(&mut self) -> Duration {
+        let pause = self.pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        pause
+    }
+}

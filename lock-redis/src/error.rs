@@ -1,0 +1,256 @@
+use std::{error::Error, fmt, io, sync::Arc};
+
+use lock_core::{ErrorKind, LockError};
+use redis::{RedisError, ServerErrorKind};
+
+use crate::capabilities::BACKEND;
+
+/// Why a request failed, and whether it may have reached the server: can be handed to everybody who waits for one connection.
+#[derive(Clone)]
+pub(crate) struct Failure {
+    error: RedisError,
+    pub(crate) sent: bool,
+    context: Option<String>,
+    setting: bool,
+}
+
+impl Failure {
+    /// The server has not seen the request.
+    pub(crate) fn unsent(error: impl Into<RedisError>) -> Self {
+        Self { error: without_arguments(error.into()), sent: false, context: None, setting: false }
+    }
+
+    /// The request was on its way.
+    pub(crate) fn sent(error: impl Into<RedisError>) -> Self {
+        Self { error: without_arguments(error.into()), sent: true, context: None, setting: false }
+    }
+
+    /// What was tried, for a message that the cause alone does not explain.
+    pub(crate) fn while_trying(mut self, context: String) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// The client library refuses what it was set up with.
+    pub(crate) fn bad_setting(error: RedisError) -> Self {
+        Self { error, sent: false, context: None, setting: true }
+    }
+
+    /// For a request that changes nothing: its outcome is never in doubt.
+    pub(crate) fn without_effect(self) -> Self {
+        Self { sent: false, ..self }
+    }
+
+    /// The server said something that this client does not understand.
+    pub(crate) fn unexpected(what: &'static str) -> Self {
+        Self::sent((redis::ErrorKind::UnexpectedReturnType, what))
+    }
+
+    /// The server has forgotten a script: nothing was done.
+    pub(crate) fn is_unknown_script(&self) -> bool {
+        self.error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+    }
+
+    /// No answer in time.
+    pub(crate) fn is_timeout(&self) -> bool {
+        self.error.is_timeout()
+    }
+
+    /// The server, and not the way to it, is the reason: another connection of the same kind fails the same way.
+    pub(crate) fn is_refusal(&self) -> bool {
+        !self.error.is_io_error() && self.kind() != ErrorKind::Unavailable
+    }
+
+    /// The connection is of no more use: broken, out of step, without valid credentials, or to a server that became a replica.
+    pub(crate) fn ends_connection(&self) -> bool {
+        let stale = matches!(self.code(), "READONLY" | "NOAUTH" | "MASTERDOWN" | "UNBLOCKED");
+        stale || self.error.is_unrecoverable_error() || (self.error.is_io_error() && !self.error.is_timeout())
+    }
+
+    /// The server refused the request before anything was written.
+    pub(crate) fn had_no_effect(&self) -> bool {
+        match self.code() {
+            // What a script may call is checked call by call: it may have got further.
+            "NOPERM" => !self.detail().contains("script"),
+            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
+                true
+            }
+            _ => !self.sent,
+        }
+    }
+
+    /// The first word of what the server says.
+    fn code(&self) -> &str {
+        match self.error.code().unwrap_or_default() {
+            "ERR" => self.code_inside_script().unwrap_or("ERR"),
+            code => code,
+        }
+    }
+
+    /// Before version 7 the server wraps an error that ended a script: `ERR Error running script (call to f_...): ...: -OOM ...`.
+    fn code_inside_script(&self) -> Option<&str> {
+        let (_, cause) = self.detail().strip_prefix("Error running script")?.rsplit_once(": -")?;
+        cause.split(' ').next()
+    }
+
+    pub(crate) fn kind(&self) -> ErrorKind {
+        use redis::ErrorKind as Kind;
+        match self.error.kind() {
+            _ if self.setting => ErrorKind::InvalidUrl,
+            Kind::AuthenticationFailed => ErrorKind::PermissionDenied,
+            Kind::Io => ErrorKind::Unavailable,
+            Kind::InvalidClientConfig => ErrorKind::InvalidUrl,
+            Kind::RESP3NotSupported | Kind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot) => {
+                ErrorKind::Unsupported
+            }
+            _ => match self.code() {
+                "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::PermissionDenied,
+                "OOM" => ErrorKind::Exhausted,
+                "ERR" if self.is_refused_to_script() => ErrorKind::PermissionDenied,
+                "ERR" if self.detail().contains("max number of clients") => ErrorKind::Exhausted,
+                "ERR" if self.detail().contains("DB index") => ErrorKind::InvalidUrl,
+                "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" => {
+                    ErrorKind::Unavailable
+                }
+                _ => ErrorKind::Protocol,
+            },
+        }
+    }
+
+    /// An access rule stopped a script at one of its commands. Up to version 7.0 that has no code of its own.
+    fn is_refused_to_script(&self) -> bool {
+        self.detail().contains("user executing the script can't")
+    }
+
+    /// The TLS library reports what it does not accept as invalid data.
+    fn is_handshake(&self) -> bool {
+        let shared = self.error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+        let io = shared.and_then(|source| source.downcast_ref::<io::Error>());
+        io.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+    }
+
+    fn detail(&self) -> &str {
+        self.error.detail().unwrap_or_default()
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> &'static str {
+        match (self.kind(), self.code()) {
+            (ErrorKind::PermissionDenied, "NOPERM" | "ERR") => {
+                "the server's access rules do not allow this user's commands or keys; allow eval, evalsha and those in the cause"
+            }
+            (ErrorKind::PermissionDenied, _) => {
+                "the server refused the user name or password; check them in the URL or in LOCK_REDIS_USERNAME and LOCK_REDIS_PASSWORD"
+            }
+            (ErrorKind::Exhausted, _) => "the server is out of memory or connections; raise its limits or use fewer",
+            (ErrorKind::Unsupported, _) => "the server is a node of a cluster or too old; connect to a single server, version 6 or later",
+            (ErrorKind::InvalidUrl, _) => "the address, the number of the database or a PEM file cannot be used",
+            (ErrorKind::Unavailable, "READONLY") => "the server is a replica and refuses writes; connect to the primary",
+            (ErrorKind::Unavailable, "MISCONF") => "the server refuses writes because it cannot save its data",
+            (ErrorKind::Unavailable, _) if self.is_handshake() => {
+                "the TLS handshake failed; check the ca, cert and key files and the host name"
+            }
+            (ErrorKind::Unavailable, _) if self.is_timeout() => "the server did not answer in time",
+            (ErrorKind::Unavailable, _) => "the connection failed or the server cannot serve requests at the moment",
+            _ => "the server answered something that is not expected of a Redis server; check the address, its version and the key's type",
+        }
+    }
+}
+
+/// A server that does not know a command repeats its arguments: of `HELLO` and `AUTH` these are user and password.
+fn without_arguments(error: RedisError) -> RedisError {
+    match error.detail().and_then(|detail| detail.split_once(", with args beginning with")) {
+        Some((what, _)) => redis::make_extension_error(error.code().unwrap_or("ERR").to_owned(), Some(what.to_owned())),
+        None => error,
+    }
+}
+
+impl From<Failure> for LockError {
+    fn from(failure: Failure) -> Self {
+        let message = match &failure.context {
+            Some(context) => format!("{context}: {}", failure.advice()),
+            None => failure.advice().to_owned(),
+        };
+        let kind = failure.kind();
+        // A refusal says that nothing was done, except from inside a script.
+        let in_doubt = matches!(kind, ErrorKind::Unavailable | ErrorKind::Protocol) && !failure.had_no_effect();
+        let error = Self::new(kind, message).on(BACKEND).caused_by(failure.error);
+        if in_doubt { error.indeterminate() } else { error }
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure").field("error", &self.error).field("sent", &self.sent).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(code: &str, detail: &str) -> Failure {
+        Failure::sent(redis::make_extension_error(code.into(), Some(detail.into())))
+    }
+
+    #[test]
+    fn kinds_follow_from_what_the_server_says() {
+        for (code, kind) in [
+            ("NOAUTH", ErrorKind::PermissionDenied),
+            ("WRONGPASS", ErrorKind::PermissionDenied),
+            ("NOPERM", ErrorKind::PermissionDenied),
+            ("OOM", ErrorKind::Exhausted),
+            ("MISCONF", ErrorKind::Unavailable),
+            ("BUSY", ErrorKind::Unavailable),
+            ("WRONGTYPE", ErrorKind::Protocol),
+        ] {
+            assert_eq!(server(code, "x").kind(), kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_ended_a_script_of_an_older_server_is_unwrapped() {
+        let wrapped =
+            |cause: &str| server("ERR", &format!("Error running script (call to f_12ab): @user_script:2: @user_script: 2: {cause}"));
+        let demoted = wrapped("-READONLY You can't write against a read only replica.");
+        assert!(demoted.kind() == ErrorKind::Unavailable && demoted.ends_connection());
+        assert_eq!(wrapped("-OOM command not allowed when used memory > 'maxmemory'.").kind(), ErrorKind::Exhausted);
+        assert_eq!(wrapped("WRONGTYPE Operation against a key").kind(), ErrorKind::Protocol);
+        let refused = wrapped("The user executing the script can't run this command or subcommand");
+        assert!(refused.kind() == ErrorKind::PermissionDenied && !refused.had_no_effect());
+    }
+
+    #[test]
+    fn a_timeout_after_the_send_is_indeterminate() {
+        let timeout = || io::Error::from(io::ErrorKind::TimedOut);
+        assert!(LockError::from(Failure::sent(timeout())).is_indeterminate());
+        assert!(!LockError::from(Failure::unsent(timeout())).is_indeterminate());
+        assert!(!Failure::sent(timeout()).ends_connection(), "the silence of a connection is judged by its age");
+        for (code, detail, sure) in [
+            ("NOPERM", "User app has no permissions to run the 'evalsha' command", true),
+            ("NOPERM", "ACL failure in script: User app has no permissions to run the 'hincrby' command", false),
+            ("READONLY", "You can't write against a read only replica.", true),
+            ("WRONGTYPE", "x", false),
+        ] {
+            assert_eq!(server(code, detail).had_no_effect(), sure, "{code} {detail}");
+        }
+        assert!(!LockError::from(server("READONLY", "x")).is_indeterminate());
+        assert!(!LockError::from(server("NOPERM", "x")).is_indeterminate());
+    }
+
+    #[test]
+    fn what_a_server_repeats_of_the_credentials_is_not_shown() {
+        let failure = server("ERR", "unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'app' 's3cret' ");
+        assert!(!format!("{failure:?}").contains("s3cret"));
+        assert_eq!(failure.kind(), ErrorKind::Protocol);
+        let error = LockError::from(failure);
+        assert!(!format!("{error} {error:?}").contains("s3cret") && format!("{error:?}").contains("HELLO"), "{error:?}");
+    }
+
+    #[test]
+    fn a_demoted_server_ends_the_connection() {
+        assert!(server("READONLY", "You can't write against a read only replica.").ends_connection());
+        assert!(!server("OOM", "x").ends_connection());
+        assert!(Failure::sent(io::Error::from(io::ErrorKind::BrokenPipe)).ends_connection());
+    }
+}

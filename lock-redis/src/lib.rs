@@ -1,0 +1,79 @@
+//! Redis backend of the distributed-lock framework.
+//!
+//! ```no_run
+//! use lock_core::DistributedLockExt;
+//! use lock_redis::RedisLock;
+//!
+//! # async fn example() -> Result<(), lock_core::LockError> {
+//! let locks = RedisLock::connect("redis://127.0.0.1:6379").await?;
+//! let guard = locks.acquire("orders/42").await?;
+//! // ... write, stamped with guard.token() ...
+//! guard.release().await
+//! # }
+//! ```
+//!
+//! # What is in the store
+//!
+//! | key | value |
+//! | --- | --- |
+//! | prefix and name, exactly | the acquisition's owner id, 32 hexadecimal digits, with the TTL |
+//! | the same, U+001F, and what keeps it in the same hash slot | a hash: `token`, `owner`, `since` (µs), `metadata` |
+//!
+//! The first key is what redis-py's `Lock`, redsync, node-redlock and rslock write, so this backend excludes them and is
+//! excluded by them on the same key. Redisson keeps a hash there and interoperates with none of them, but its locks are respected.
+//!
+//! # What to rely on
+//!
+//! Redis replicates asynchronously: a failover to a replica that had not received a lock grants it twice, and so does
+//! an eviction or a restart that loses writes. Where that must not happen use the etcd backend, or check the fencing token at the
+//! resource. A *token* is one more than the last of its name, and at least the server's clock in microseconds. While
+//! the counter is there tokens grow whatever the clock does; it goes 24 hours after the name was last used (later for TTLs
+//! above 12 hours), with FLUSHALL, eviction or an unsynced failover, and then tokens still grow as long as the clock of
+//! the server that is then in charge is not behind the last token.
+//!
+//! # How a waiter is woken
+//!
+//! The waiters of one name queue up inside the client, and only the first competes. It asks for the lock over a second
+//! connection with client-side caching on, so the server reports the next change of the key, whoever makes it and
+//! however: then it asks again. A timer at the end of the holder's lease and a slow poll stand behind that. The same
+//! connection tells a guard that its entry was removed.
+//!
+//! Among clients there is no order: after a release whoever asks first has the lock, be it a waiter of any client, an
+//! acquisition that just came along, or another library that polls. Nobody is stranded, but under steady contention a wait has
+//! no bound but its own timeout.
+//!
+//! # Unknown outcomes
+//!
+//! A request that got no answer may still take effect. It is repeated with the same owner id, which finds what the first one
+//! did; and an acquisition that was given up is removed in the background, on the connection that may still carry its request.
+//! Where that connection is broken it is removed over another one, and once more a second later. What cannot be removed within
+//! half a minute, or takes effect later still, ends with its TTL.
+//!
+//! # Access rules
+//!
+//! A restricted user needs `+eval +evalsha +set +get +del +exists +pexpire +pttl +type +hget +hmget +hset +hincrby +time +ping
+//! +client|tracking +hello` on the keys of its locks and their companions, which begin like them, and `+select` for a database
+//! other than 0. Without `client|tracking` waiters poll five times a second, and a guard learns of its removal at its renewal.
+
+mod builder;
+mod capabilities;
+mod claim;
+mod connector;
+mod core;
+mod entry;
+mod error;
+mod held;
+mod keys;
+mod lines;
+mod link;
+mod lock;
+mod renewal;
+mod scripts;
+mod sync;
+mod undo;
+mod watcher;
+
+pub use builder::RedisLockBuilder;
+pub use capabilities::capabilities;
+pub use connector::RedisConnector;
+pub use lock::RedisLock;

@@ -1,0 +1,185 @@
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use lock_core::{
+    AcquireOptions, Capabilities, DistributedLock, LockError, LockGuard, LockInfo, LockName, LockUrl, Operation,
+    backend::{Holds, Keeper, Tasks},
+};
+use redis::Value;
+
+use crate::{
+    builder::RedisLockBuilder,
+    capabilities::{BACKEND, capabilities},
+    connector,
+    core::Core,
+    error::Failure,
+    keys::Keys,
+    link::{Link, Timeouts},
+    renewal::RedisRenewer,
+    scripts,
+    watcher::{News, Watcher},
+};
+
+/// Locks in a Redis server: one client, with two connections and a few background tasks however many locks it holds.
+///
+/// Cheap to clone; the clones are the same client. When the last of them and the last guard are gone the connections
+/// are closed.
+#[derive(Clone)]
+pub struct RedisLock {
+    core: Arc<Core>,
+}
+
+impl RedisLock {
+    /// Starts with the defaults: the server at `127.0.0.1:6379`, no prefix, a TTL of 30 s.
+    pub fn builder() -> RedisLockBuilder {
+        RedisLockBuilder::new()
+    }
+
+    /// Connects to the server of a URL; see [`RedisConnector`](crate::RedisConnector) for what it may hold.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_core::LockError> {
+    /// let locks = lock_redis::RedisLock::connect("rediss://app@redis.internal:6380/0?prefix=prod:&ttl=15s").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`](lock_core::ErrorKind::InvalidUrl), [`Unavailable`](lock_core::ErrorKind::Unavailable) within the
+    /// connect timeout, [`PermissionDenied`](lock_core::ErrorKind::PermissionDenied),
+    /// [`Protocol`](lock_core::ErrorKind::Protocol) if something else than Redis answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind when it is dropped.
+    pub async fn connect(url: &str) -> Result<Self, LockError> {
+        let connect = async { connector::builder_of(&url.parse::<LockUrl>()?)?.connect().await };
+        connect.await.map_err(|error| error.during(Operation::Connect).on(BACKEND))
+    }
+
+    /// Uses the address, credentials and TLS settings of an existing `redis` client, with defaults for everything else.
+    ///
+    /// The connections are its own, with `TCP_NODELAY` set, the second one with RESP3.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn from_client(client: redis::Client) -> Result<Self, LockError> {
+        Self::builder().connect_with(client).await
+    }
+
+    /// Tells what the client has at the moment, as one number: guards, waiters, renewals, clean-ups. For leak checks; does
+    /// not keep the client alive.
+    #[doc(hidden)]
+    pub fn residue(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let core = Arc::downgrade(&self.core);
+        move || {
+            let Some(core) = core.upgrade() else { return 0 };
+            let Core { holds, keeper, watcher, .. } = &*core;
+            holds.live() + holds.tasks().running() + keeper.kept() + watcher.held() + watcher.waiting()
+        }
+    }
+
+    pub(crate) async fn open(client: redis::Client, settings: RedisLockBuilder) -> Result<Self, LockError> {
+        let RedisLockBuilder { prefix, ttl, poll_interval, connect_timeout, request_timeout, .. } = settings;
+        let timeouts = Timeouts { connect: connect_timeout, response: request_timeout };
+        let (home, news) = (Tasks::current(), News::new());
+        let commands = Arc::new(Link::new(&client, timeouts, home.clone(), None)?);
+        let tracking = Arc::new(Link::new(&client, timeouts, home.clone(), Some(Arc::clone(&news) as _))?);
+        commands.connection().await?;
+        let renewer = RedisRenewer { link: Arc::clone(&commands) };
+        let core = Core {
+            prefix,
+            ttl,
+            poll: poll_interval,
+            patience: connect_timeout * 2,
+            commands,
+            tracking,
+            watcher: Watcher::new(news, home.clone()),
+            keeper: Keeper::new(lock_core::backend::Clock::Suspend, renewer, home),
+            holds: Holds::new(BACKEND, Tasks::current()),
+        };
+        Ok(Self { core: Arc::new(core) })
+    }
+
+    /// Runs a script for an operation that may be repeated; once more if the connection was found broken.
+    async fn query(&self, script: &scripts::LockScript, keys: &Keys) -> Result<Value, Failure> {
+        let once = || async { self.core.commands.connection().await?.run_script(script, keys, |_| {}).await };
+        match once().await {
+            Err(failure) if failure.sent && failure.ends_connection() => once().await,
+            answer => answer,
+        }
+    }
+
+    async fn holder(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        self.core.holds.ensure_open()?;
+        let answer = self.query(&scripts::INSPECT, &Keys::new(&self.core.prefix, name)).await;
+        Ok(answer.and_then(|answer| scripts::parse_info(&answer)).map_err(Failure::without_effect)?)
+    }
+
+    async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
+        self.core.holds.ensure_open()?;
+        let keys = Keys::new(&self.core.prefix, name);
+        let connection = self.core.commands.connection().await?;
+        match connection.run(redis::cmd("DEL").arg(&*keys.lock)).await? {
+            Value::Int(deleted) => Ok(deleted > 0),
+            _ => Err(Failure::unexpected("no number in answer to DEL").into()),
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl DistributedLock for RedisLock {
+    fn capabilities(&self) -> Capabilities {
+        capabilities()
+    }
+
+    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
+        let acquire = async {
+            self.core.holds.ensure_open()?;
+            self.core.acquire(name, options.resolve(&capabilities(), self.core.ttl)?).await
+        };
+        acquire.await.map_err(|error| error.during(Operation::Acquire).on(BACKEND).of(name))
+    }
+
+    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
+        let acquire = async {
+            self.core.holds.ensure_open()?;
+            self.core.try_acquire(name, options.resolve(&capabilities(), self.core.ttl)?).await
+        };
+        acquire.await.map_err(|error| error.during(Operation::TryAcquire).on(BACKEND).of(name))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        self.holder(name).await.map_err(|error| error.during(Operation::Inspect).on(BACKEND).of(name))
+    }
+
+    async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
+        self.delete(name).await.map_err(|error| error.during(Operation::ForceRelease).on(BACKEND).of(name))
+    }
+
+    async fn shutdown(&self) -> Result<(), LockError> {
+        let outcome = self.core.holds.shutdown().await;
+        self.core.watcher.stop();
+        self.core.tracking.close();
+        self.core.commands.close();
+        outcome
+    }
+}
+
+impl Debug for RedisLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Core { prefix, commands, watcher, holds, .. } = &*self.core;
+        let mut f = f.debug_struct("RedisLock");
+        f.field("prefix", prefix).field("link", commands).field("watcher", watcher).field("holds", holds).finish_non_exhaustive()
+    }
+}

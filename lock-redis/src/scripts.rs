@@ -1,0 +1,216 @@
+use std::{
+    sync::OnceLock,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use lock_core::{FencingToken, LockInfo, OwnerId};
+use redis::{Cmd, Script, Value};
+
+use crate::{error::Failure, keys::Keys};
+
+/// A Lua script that gets a lock's two keys: one round trip, one atomic step.
+pub(crate) struct LockScript {
+    code: &'static str,
+    hash: OnceLock<String>,
+}
+
+/// `owner, ttl in ms, companion's ttl in ms, metadata, track` -> `{1, token}`, or `{0, holder's PTTL}`.
+///
+/// - A repeated request finds its own owner id: it extends the lease, so that the deadline counts from the repetition,
+///   and returns the token that was minted.
+/// - `HINCRBY` and not a read of the counter, so that a connection that tracks what it reads is not told about it.
+/// - With `track` set the lock's key is read last: the server then reports the next change to it.
+/// - Numbers stay below 2^53, where Lua's are exact, until the year 2255.
+pub(crate) static ACQUIRE: LockScript = LockScript::new(
+    r"
+local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+if not fresh and redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
+  return {0, redis.call('PTTL', KEYS[1])}
+end
+local token = false
+if not fresh then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
+  if last[1] == ARGV[1] then token = last[2] end
+end
+if not token then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), now)
+  token = string.format('%.0f', number)
+  redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1], 'since', string.format('%.0f', now), 'metadata', ARGV[4])
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+if ARGV[5] == '1' then redis.call('EXISTS', KEYS[1]) end
+return {1, token}
+",
+);
+
+/// `owner, ttl in ms, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's.
+pub(crate) static RENEW: LockScript = LockScript::new(
+    r"
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return 1
+",
+);
+
+/// `owner` -> 1, or 0 if the lock is not this owner's. The counter stays; the holder's note goes.
+pub(crate) static RELEASE: LockScript = LockScript::new(
+    r"
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if ARGV[2] == '1' then redis.call('HSET', KEYS[2], 'metadata', '') end
+return 1
+",
+);
+
+/// -> nothing, or `{value or type, PTTL, companion's owner, token, since, metadata}`.
+pub(crate) static INSPECT: LockScript = LockScript::new(
+    r"
+local value = redis.pcall('GET', KEYS[1])
+if not value then return false end
+if type(value) == 'table' then value = 'a ' .. redis.call('TYPE', KEYS[1]).ok end
+local last = redis.pcall('HMGET', KEYS[2], 'owner', 'token', 'since', 'metadata')
+if last.err then last = {false, false, false, false} end
+return {value, redis.call('PTTL', KEYS[1]), last[1], last[2], last[3], last[4]}
+",
+);
+
+impl LockScript {
+    const fn new(code: &'static str) -> Self {
+        Self { code, hash: OnceLock::new() }
+    }
+
+    /// The script by its hash, which the server knows after the first use.
+    pub(crate) fn by_hash(&self, keys: &Keys) -> Cmd {
+        let hash = self.hash.get_or_init(|| Script::new(self.code).get_hash().to_owned());
+        invocation("EVALSHA", hash, keys)
+    }
+
+    /// The script in full, for a server that has forgotten it.
+    pub(crate) fn in_full(&self, keys: &Keys) -> Cmd {
+        invocation("EVAL", self.code, keys)
+    }
+}
+
+fn invocation(command: &str, script: &str, keys: &Keys) -> Cmd {
+    let mut cmd = redis::cmd(command);
+    cmd.arg(script).arg(2).arg(&*keys.lock).arg(&*keys.companion);
+    cmd
+}
+
+/// Durations as Redis takes them; never zero.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// How long a name's counter is kept after its last acquisition or renewal: while it is there tokens grow whatever the
+/// server's clock does, and afterwards as long as the clock has not gone back by this much.
+const COUNTER_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What to set the companion's TTL to, in milliseconds, together with the lock's.
+pub(crate) fn companion_ttl(ttl: Duration) -> u64 {
+    millis(COUNTER_TTL.max(ttl * 2))
+}
+
+/// The answer of [`ACQUIRE`]: the token, or when the holder's lease ends.
+pub(crate) fn parse_acquired(answer: &Value) -> Result<Result<u64, Option<Duration>>, Failure> {
+    let unexpected = || Failure::unexpected("neither a token nor a PTTL from an acquisition");
+    let Value::Array(parts) = answer else { return Err(unexpected()) };
+    match parts.as_slice() {
+        [Value::Int(1), token] => Ok(Ok(number(token).ok_or_else(unexpected)?)),
+        [Value::Int(0), Value::Int(pttl)] => Ok(Err(u64::try_from(*pttl).ok().map(Duration::from_millis))),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The answer of [`INSPECT`].
+pub(crate) fn parse_info(answer: &Value) -> Result<Option<LockInfo>, Failure> {
+    let parts = match answer {
+        Value::Nil => return Ok(None),
+        Value::Array(parts) => parts.as_slice(),
+        _ => &[],
+    };
+    let [Value::BulkString(value), Value::Int(pttl), owner, token, since, metadata] = parts else {
+        return Err(Failure::unexpected("not a holder from an inspection"));
+    };
+    let mut info = LockInfo::new(OwnerId::new(readable(value)));
+    info.expires_in = u64::try_from(*pttl).ok().map(Duration::from_millis);
+    // What is written there may be about an earlier holder, who was followed by a client of another library.
+    if matches!(owner, Value::BulkString(owner) if owner == value) {
+        info.token = number(token).map(FencingToken::new);
+        info.since = number(since).map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+        info.metadata = text(metadata).and_then(|note| note.strip_prefix('=')).map(str::to_owned);
+    }
+    Ok(Some(info))
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    text(value)?.parse().ok()
+}
+
+/// Other libraries write bytes of any kind: those that are not text are shown in hexadecimal digits.
+fn readable(value: &[u8]) -> String {
+    match str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn holder(value: &[u8], pttl: i64) -> Value {
+        let last = [bulk("me"), bulk("1795212345678901"), bulk("1795212345678900"), bulk("=note")];
+        Value::Array([Value::BulkString(value.to_vec()), Value::Int(pttl)].into_iter().chain(last).collect())
+    }
+
+    #[test]
+    fn acquired_or_busy() {
+        let granted = Value::Array(vec![Value::Int(1), bulk("1795212345678901")]);
+        assert_eq!(parse_acquired(&granted).unwrap(), Ok(1_795_212_345_678_901));
+        let busy = |pttl| Value::Array(vec![Value::Int(0), Value::Int(pttl)]);
+        assert_eq!(parse_acquired(&busy(1500)).unwrap(), Err(Some(Duration::from_millis(1500))));
+        assert_eq!(parse_acquired(&busy(-1)).unwrap(), Err(None), "no TTL");
+        for garbage in [Value::Nil, Value::Okay, bulk("x"), Value::Array(vec![]), Value::Array(vec![Value::Int(1), bulk("x")])] {
+            assert!(parse_acquired(&garbage).is_err(), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_holders_note_is_not_a_strangers() {
+        let info = parse_info(&holder(b"me", 900)).unwrap().unwrap();
+        assert_eq!((info.token, info.metadata.as_deref()), (Some(FencingToken::new(1_795_212_345_678_901)), Some("note")));
+        assert_eq!(info.since, Some(UNIX_EPOCH + Duration::from_micros(1_795_212_345_678_900)));
+        let info = parse_info(&holder(b"stranger", -1)).unwrap().unwrap();
+        assert_eq!((info.owner.as_str(), info.token, info.metadata, info.expires_in), ("stranger", None, None, None));
+    }
+
+    #[test]
+    fn an_owner_that_is_not_text_is_shown_in_hexadecimal() {
+        assert_eq!(parse_info(&holder(&[0xff, 0x00, 0x10], 1)).unwrap().unwrap().owner.as_str(), "ff0010");
+        assert_eq!(parse_info(&Value::Nil).unwrap(), None);
+        assert!(parse_info(&Value::Int(1)).is_err());
+    }
+
+    #[test]
+    fn the_counter_outlives_the_lease() {
+        assert_eq!(companion_ttl(Duration::from_secs(30)), 24 * 3600 * 1000);
+        let month = Duration::from_secs(30 * 24 * 3600);
+        assert_eq!(companion_ttl(month), 2 * millis(month));
+    }
+}

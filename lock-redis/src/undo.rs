@@ -1,0 +1,56 @@
+use std::{sync::Arc, time::Duration};
+
+use lock_core::{ErrorKind, OwnerId, backend::Clock};
+
+use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection};
+
+/// Longest time to try; whatever is left then ends with its TTL.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// First pause between two tries; doubles up to [`PAUSE_MAX`], with jitter.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Until a release over another connection is repeated: by then the server has read what was on its way before.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// Removes an acquisition that nobody wants any more, whose requests went over the `pending` connections and may yet
+/// take effect.
+///
+/// A release over the same connection is executed after them, whenever that is; so it is sent even if it will not be
+/// answered. Where it is not answered, another connection serves, and is asked twice.
+pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: Vec<Connection>) {
+    let mut settled = true;
+    for connection in &pending {
+        settled &= entry::release(connection, &keys, &owner, true).await.is_ok();
+    }
+    if settled {
+        return;
+    }
+    let mut outcome = release_until_answered(&core, &keys, &owner).await;
+    if outcome.is_ok() {
+        tokio::time::sleep(RECHECK).await;
+        outcome = release_until_answered(&core, &keys, &owner).await;
+    }
+    if let Err(failure) = outcome {
+        tracing::warn!(lock = &*keys.lock, ?failure, "an abandoned acquisition could not be undone, it ends with its TTL");
+    }
+}
+
+async fn release_until_answered(core: &Core, keys: &Keys, owner: &OwnerId) -> Result<bool, Failure> {
+    let give_up = Clock::Suspend.now() + LIMIT;
+    let mut pause = PAUSE;
+    loop {
+        let outcome = async { entry::release(&core.commands.connection().await?, keys, owner, true).await };
+        let failure = match outcome.await {
+            Ok(held) => return Ok(held),
+            Err(failure) => failure,
+        };
+        let hopeless = failure.kind() != ErrorKind::Unavailable || core.holds.closing().is_cancelled();
+        if hopeless || Clock::Suspend.now() >= give_up {
+            return Err(failure);
+        }
+        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}

@@ -1,0 +1,232 @@
+use std::{
+    fmt::{self, Debug},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use lock_core::{
+    LossReason, OwnerId,
+    backend::{Clock, LossTrigger, Moment, Tasks},
+};
+use redis::Value;
+use tokio::{sync::Notify, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    held::{Found, Held, Read},
+    lines::{Epoch, Lines, Step, Ticket},
+    link::{Link, Listener},
+    sync::locked,
+};
+
+/// Hears what the server pushes over the tracking link, and passes it on to the waiters and guards of one client.
+pub(crate) struct Watcher {
+    news: Arc<News>,
+    driver: Mutex<Option<JoinHandle<()>>>,
+    tasks: Tasks,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// What waiters and guards want to be told; the tracking link's listener.
+pub(crate) struct News {
+    lines: Mutex<Lines<Arc<Notify>>>,
+    held: Mutex<Watched>,
+    wake: Notify,
+}
+
+struct Watched {
+    held: Held<LossTrigger>,
+    /// When the driver looks again by itself; it need not be woken for anything later.
+    asleep_until: Option<Moment>,
+}
+
+const CLOCK: Clock = Clock::Suspend;
+
+impl News {
+    pub(crate) fn new() -> Arc<Self> {
+        let held = Watched { held: Held::new(), asleep_until: None };
+        Arc::new(Self { lines: Mutex::new(Lines::new()), held: Mutex::new(held), wake: Notify::new() })
+    }
+
+    fn update_held(&self, update: impl FnOnce(&mut Held<LossTrigger>)) {
+        let mut watched = locked(&self.held);
+        update(&mut watched.held);
+        let too_late = |next| watched.asleep_until.is_none_or(|until| next < until);
+        if watched.held.next().is_some_and(too_late) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Listener for News {
+    fn changed(&self, key: &[u8]) {
+        let Ok(key) = str::from_utf8(key) else { return };
+        let head = locked(&self.lines).changed(key);
+        if let Some(head) = head {
+            head.notify_one();
+        }
+        self.update_held(|held| held.changed(key, CLOCK.now()));
+    }
+
+    fn missed(&self) {
+        let heads = locked(&self.lines).missed();
+        heads.iter().for_each(|head| head.notify_one());
+        self.update_held(|held| held.missed(CLOCK.now()));
+    }
+}
+
+impl Watcher {
+    pub(crate) fn new(news: Arc<News>, tasks: Tasks) -> Self {
+        let stop = CancellationToken::new();
+        Self { news, driver: Mutex::new(None), tasks, _stop_on_drop: stop.clone().drop_guard(), stop }
+    }
+
+    /// Whether nobody of this client waits for the key.
+    pub(crate) fn nobody_waits(&self, key: &str) -> bool {
+        locked(&self.news.lines).is_empty(key)
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        locked(&self.news.lines).waiting()
+    }
+
+    /// How many guards are watched over.
+    pub(crate) fn held(&self) -> usize {
+        locked(&self.news.held).held.len()
+    }
+
+    /// Takes the last place in the key's line.
+    pub(crate) fn join(&self, key: &Arc<str>) -> Place {
+        let woken = Arc::new(Notify::new());
+        let ticket = locked(&self.news.lines).join(key, Arc::clone(&woken));
+        Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken }
+    }
+
+    /// Watches over a guard, reading its key over `link`, until [`leave`](Self::leave).
+    pub(crate) fn hold(&self, key: &Arc<str>, owner: OwnerId, guard: LossTrigger, link: &Arc<Link>) {
+        let mut driver = locked(&self.driver);
+        if driver.as_ref().is_none_or(JoinHandle::is_finished) {
+            locked(&self.news.held).asleep_until = None;
+            *driver = self.tasks.spawn(drive(Arc::clone(&self.news), Arc::clone(link), self.stop.clone()));
+        }
+        drop(driver);
+        self.news.update_held(|held| held.insert(key, owner, guard, CLOCK.now()));
+    }
+
+    pub(crate) fn leave(&self, key: &str, owner: &OwnerId) {
+        locked(&self.news.held).held.remove(key, owner);
+    }
+
+    /// Ends the watch over guards.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").field("waiting", &self.waiting()).field("held", &self.held()).finish_non_exhaustive()
+    }
+}
+
+/// A waiter's place in its key's line; given up when dropped.
+pub(crate) struct Place {
+    news: Arc<News>,
+    key: Arc<str>,
+    ticket: Ticket,
+    woken: Arc<Notify>,
+}
+
+impl Place {
+    /// Waits until it is this waiter's turn to compete.
+    pub(crate) async fn turn(&self) -> Epoch {
+        loop {
+            let step = locked(&self.news.lines).step(&self.key, self.ticket, CLOCK.now());
+            match step {
+                Step::Try(epoch) => return epoch,
+                Step::Wait(None) => self.woken.notified().await,
+                Step::Wait(Some(until)) => tokio::select! {
+                    () = self.woken.notified() => {}
+                    () = CLOCK.sleep_until(until) => {}
+                },
+            }
+        }
+    }
+
+    pub(crate) fn taken(&self, epoch: Epoch, expires_in: Option<Duration>, poll: Duration) {
+        locked(&self.news.lines).taken(&self.key, self.ticket, epoch, CLOCK.now(), expires_in, poll);
+    }
+
+    /// Since when the attempts of this line have failed, now that one more has.
+    pub(crate) fn trouble(&self, since: Moment) -> Moment {
+        locked(&self.news.lines).trouble(&self.key, self.ticket, since)
+    }
+
+    pub(crate) fn pause(&self, pause: Duration) {
+        locked(&self.news.lines).pause(&self.key, self.ticket, CLOCK.now() + pause);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = locked(&self.news.lines).leave(&self.key, self.ticket);
+        if let Some(next) = next {
+            next.notify_one();
+        }
+    }
+}
+
+async fn drive(news: Arc<News>, link: Arc<Link>, stop: CancellationToken) {
+    loop {
+        let (read, next) = {
+            let mut watched = locked(&news.held);
+            let read = watched.held.poll(CLOCK.now());
+            watched.asleep_until = if read.is_some() { Some(CLOCK.now()) } else { watched.held.next() };
+            (read, watched.asleep_until)
+        };
+        let work = async {
+            match (&read, next) {
+                (Some(read), _) => {
+                    let found = fetch(&link, read).await;
+                    let lost = locked(&news.held).held.complete(read, &found, CLOCK.now());
+                    lost.iter().for_each(|guard| guard.lose(LossReason::Removed));
+                }
+                (None, Some(next)) => tokio::select! {
+                    () = news.wake.notified() => {}
+                    () = CLOCK.sleep_until(next) => {}
+                },
+                (None, None) => news.wake.notified().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = work => {}
+        }
+    }
+}
+
+/// Reads keys over the tracking link, which has the server report their next change.
+async fn fetch(link: &Link, read: &Read) -> Vec<Found> {
+    let mut gets = redis::pipe();
+    for key in &read.keys {
+        gets.cmd("GET").arg(&**key);
+    }
+    let values = async { link.connection().await?.run_all(&gets, read.keys.len()).await };
+    match values.await {
+        Ok(values) => values.into_iter().map(|value| value.ok().and_then(held_value)).collect(),
+        Err(failure) => {
+            tracing::debug!(?failure, "held locks cannot be watched at the moment, their renewals tell of a loss");
+            Vec::new()
+        }
+    }
+}
+
+fn held_value(value: Value) -> Found {
+    match value {
+        Value::Nil => Some(None),
+        Value::BulkString(value) => Some(Some(value)),
+        _ => None,
+    }
+}

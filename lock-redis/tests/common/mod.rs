@@ -1,0 +1,148 @@
+//! What the tests against real servers share.
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use conformance_tests::servers::{Server, TcpProxy};
+use lock_core::{AcquireOptions, DistributedLockExt, LockGuard, LockName};
+use lock_redis::{RedisLock, RedisLockBuilder};
+use redis::{AsyncCommands, FromRedisValue, aio::MultiplexedConnection};
+
+/// Far beyond what a loaded machine needs, and far below any TTL or poll that must not be what helped.
+pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+
+/// A TTL and a poll interval that no test waits for.
+pub(crate) const NEVER: Duration = Duration::from_secs(600);
+
+/// The server, or the end of the test where there is none to be had.
+#[macro_export]
+macro_rules! or_skip {
+    ($attempt:expr) => {
+        match $attempt {
+            Ok(value) => value,
+            Err(skip) => {
+                eprintln!("{skip}");
+                return;
+            }
+        }
+    };
+}
+
+pub(crate) fn address(server: &Server) -> SocketAddr {
+    server.endpoint().parse().unwrap()
+}
+
+/// A client whose timings cannot be what makes a test pass.
+pub(crate) fn builder(address: SocketAddr) -> RedisLockBuilder {
+    RedisLock::builder().with_address(address.ip().to_string(), address.port()).with_ttl(NEVER).with_poll_interval(NEVER)
+}
+
+pub(crate) async fn client(server: &Server) -> RedisLock {
+    builder(address(server)).connect().await.unwrap()
+}
+
+/// A client of a server that knows the scripts already: a single request then takes effect.
+pub(crate) async fn warm_up(server: &Server) {
+    let locks = client(server).await;
+    locks.acquire("warm-up").await.unwrap().release().await.unwrap();
+}
+
+pub(crate) async fn behind(server: &Server) -> (TcpProxy, RedisLockBuilder) {
+    let proxy = TcpProxy::start(address(server)).await.unwrap();
+    let builder = builder(proxy.address()).with_request_timeout(Duration::from_millis(300)).with_connect_timeout(Duration::from_secs(2));
+    (proxy, builder)
+}
+
+pub(crate) fn name(name: &str) -> LockName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn ttl(ttl: Duration) -> AcquireOptions {
+    AcquireOptions::new().with_ttl(ttl)
+}
+
+/// An operator, who connects anew for every command: it works after a restart.
+#[derive(Clone)]
+pub(crate) struct Operator(redis::Client);
+
+impl Operator {
+    pub(crate) fn of(server: &Server) -> Self {
+        Self(redis::Client::open(format!("redis://{}", server.endpoint())).unwrap())
+    }
+
+    async fn connection(&self) -> MultiplexedConnection {
+        self.0.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    pub(crate) async fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        command.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.connection().await.get(key).await.unwrap()
+    }
+
+    pub(crate) async fn clients(&self) -> usize {
+        self.run::<String>(&["CLIENT", "LIST"]).await.lines().count()
+    }
+
+    /// The connection that tracks what it reads, if there is one.
+    pub(crate) async fn tracker(&self) -> Option<String> {
+        let list: String = self.run(&["CLIENT", "LIST"]).await;
+        let line = list.lines().find(|line| line.contains("flags=t"))?;
+        line.split(' ').next().map(str::to_owned)
+    }
+
+    /// How many keys the server reports the next change of.
+    pub(crate) async fn tracked_keys(&self) -> usize {
+        self.info("stats", "tracking_total_keys").await
+    }
+
+    pub(crate) async fn info(&self, section: &str, field: &str) -> usize {
+        let info: String = self.run(&["INFO", section]).await;
+        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap().trim().parse().unwrap()
+    }
+
+    pub(crate) async fn companion(&self, name: &str, field: &str) -> Option<String> {
+        self.run(&["HGET", &format!("{name}\u{1f}{{{name}}}"), field]).await
+    }
+}
+
+/// Waits for a condition, and fails the test if it does not come true.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PROMPT, "{what}: not within {PROMPT:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What a future yields, if it does so promptly.
+pub(crate) async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PROMPT, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {PROMPT:?}"),
+    }
+}
+
+/// Waits until a guard's lease has been extended.
+pub(crate) async fn renewed(guard: &LockGuard) {
+    let mut least = guard.remaining();
+    until("a renewal", || {
+        assert!(!guard.is_lost(), "lost instead of renewed: {guard:?}");
+        let left = guard.remaining();
+        let extended = left > least;
+        least = least.min(left);
+        async move { extended }
+    })
+    .await;
+}

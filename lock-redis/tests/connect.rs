@@ -1,0 +1,120 @@
+//! Opening a connection, and what is said when that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::time::{Duration, Instant};
+
+use conformance_tests::servers::{self, Certificates, FakeServer, RedisOptions};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LockError, Registry};
+use lock_redis::{RedisConnector, RedisLock};
+
+mod common;
+use common::{address, builder, name};
+
+const LIMIT: Duration = Duration::from_secs(1);
+
+async fn refused(url: &str) -> LockError {
+    let start = Instant::now();
+    let error = RedisLock::connect(&format!("{url}?connect_timeout=1s")).await.expect_err(url);
+    assert!(start.elapsed() < LIMIT * 5, "{:?}", start.elapsed());
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert_eq!(error.operation(), Some(lock_core::Operation::Connect));
+    error
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = refused(&format!("redis://app:s3cret@{address}")).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains(&address.to_string()) && !error.is_indeterminate(), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_unavailable_in_time() {
+    let server = FakeServer::silent().await.unwrap();
+    let error = refused(&format!("redis://:s3cret@{}", server.address())).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let error = refused(&format!("rediss://{}", server.address())).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn garbage_is_an_unexpected_answer() {
+    let server = FakeServer::garbage().await.unwrap();
+    for url in [format!("redis://{}", server.address()), format!("redis://:s3cret@{}/3", server.address())] {
+        let error = refused(&url).await;
+        assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unavailable), "{error:?}");
+    }
+    let error = refused(&format!("rediss://{}", server.address())).await;
+    assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unavailable), "{error:?}");
+}
+
+#[tokio::test]
+async fn credentials_are_checked_and_not_shown() {
+    let server = or_skip!(servers::redis(RedisOptions::new().with_password("right-one")));
+    for user in ["", ":s3cret@", "app:s3cret@"] {
+        let error = refused(&format!("redis://{user}{}", server.endpoint())).await;
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+        assert!(error.to_string().contains("LOCK_REDIS_PASSWORD"), "{error}");
+    }
+    let locks = RedisLock::connect(&format!("redis://:right-one@{}", server.endpoint())).await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    assert!(!format!("{locks:?} {guard:?}").contains("right-one"));
+}
+
+#[tokio::test]
+async fn an_access_rule_that_stops_a_script_half_way_is_named_and_what_was_done_undone() {
+    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let operator = common::Operator::of(&server);
+    let () = operator.run(&["ACL", "SETUSER", "app", "on", ">s3cret", "~*", "+@all", "-hincrby"]).await;
+    let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret"));
+    let locks = locks.connect().await.unwrap();
+    let residue = locks.residue();
+    let error = locks.acquire("a").await.unwrap_err();
+    assert!(error.kind() == ErrorKind::PermissionDenied && error.is_indeterminate(), "{error:?}");
+    assert!(error.to_string().contains("access rules"), "{error}");
+    common::until("it is undone", || async { residue() == 0 }).await;
+    assert_eq!(operator.get("a").await, None);
+}
+
+#[tokio::test]
+async fn a_database_of_its_own_and_one_that_is_not_there() {
+    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let (zero, seven) = (common::client(&server).await, builder(address(&server)).with_database(7).connect().await.unwrap());
+    let (_guard, other) = (zero.acquire("a").await.unwrap(), seven.try_acquire("a").await.unwrap());
+    assert!(other.is_some(), "databases are apart");
+    let error = refused(&format!("redis://{}/4711", server.endpoint())).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_client_of_ones_own_and_the_registry() {
+    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let ours = RedisLock::from_client(redis::Client::open(server.url()).unwrap()).await.unwrap();
+    let registered = Registry::new().with(RedisConnector).connect(server.url()).await.unwrap();
+    let guard = ours.acquire("a").await.unwrap();
+    assert!(registered.try_acquire("a").await.unwrap().is_none());
+    assert_eq!(registered.inspect(&name("a")).await.unwrap().unwrap().owner, *guard.owner());
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate_and_what_is_missing_without() {
+    let certificates = Certificates::new().unwrap();
+    let server = or_skip!(servers::redis(RedisOptions::new().with_mutual_tls(&certificates)));
+    let (ca, cert, key) = (certificates.ca(), certificates.client_cert(), certificates.client_key());
+    let trusting = format!("{}?connect_timeout=5s&ca={}", server.url(), ca.display());
+    let url = format!("{trusting}&cert={}&key={}", cert.display(), key.display());
+    let locks = RedisLock::connect(&url).await.unwrap();
+    let (guard, waiting) = (locks.acquire("a").await.unwrap(), locks.clone());
+    let waiting = tokio::spawn(async move { waiting.acquire("a").await });
+    guard.release().await.unwrap();
+    common::promptly("the waiter, over TLS too", waiting).await.unwrap().unwrap().release().await.unwrap();
+    for url in [trusting, server.url().to_owned()] {
+        let error = RedisLock::connect(&url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("TLS handshake"), "{error:?}");
+    }
+}

@@ -1,0 +1,178 @@
+//! Locks of other libraries on the same keys, with the real redis-py.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::{process::Stdio, time::Duration};
+
+use conformance_tests::servers::{self, RedisOptions, Server, tools};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
+use redis::AsyncCommands;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+mod common;
+use common::{NEVER, Operator, client, name, promptly, ttl, until};
+
+/// One `redis.lock.Lock`, driven line by line.
+const SCRIPT: &str = r#"
+import sys, redis
+from redis.lock import Lock
+port, name, timeout = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]) or None
+lock = Lock(redis.Redis(port=port), name, timeout=timeout, sleep=0.01)
+commands = {
+    "try": lambda: lock.acquire(blocking=False),
+    "acquire": lambda: lock.acquire(blocking=True, blocking_timeout=10),
+    "release": lock.release,
+    "owned": lock.owned,
+    "token": lambda: lock.local.token.decode(),
+}
+for line in sys.stdin:
+    try:
+        print(commands[line.strip()](), flush=True)
+    except redis.exceptions.LockError as error:
+        print(type(error).__name__, flush=True)
+"#;
+
+struct Python {
+    _child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Python {
+    /// A lock of redis-py; without a time limit if `ttl` is zero.
+    fn lock(python: &std::path::Path, server: &Server, name: &str, ttl: Duration) -> Self {
+        let port = common::address(server).port().to_string();
+        let mut command = Command::new(python);
+        command.args(["-c", SCRIPT, &port, name, &ttl.as_secs_f64().to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { _child: child, input, output: BufReader::new(output).lines() }
+    }
+
+    async fn tell(&mut self, command: &str) {
+        self.input.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> String {
+        promptly("python's answer", self.output.next_line()).await.unwrap().expect("python ended")
+    }
+
+    async fn ask(&mut self, command: &str) -> String {
+        self.tell(command).await;
+        self.answer().await
+    }
+}
+
+fn own() -> Result<Server, servers::Skip> {
+    servers::redis(RedisOptions::new().own())
+}
+
+#[tokio::test]
+async fn python_excludes_us_and_its_release_wakes_our_waiter() {
+    let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let mut theirs = Python::lock(&python, &server, "a", NEVER);
+    assert_eq!(theirs.ask("acquire").await, "True");
+    assert!(locks.try_acquire("a").await.unwrap().is_none());
+    let waiter = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
+    assert_eq!(theirs.ask("release").await, "None");
+    // Neither a TTL nor a poll can have helped: both take ten minutes.
+    let guard = promptly("our waiter", waiter).await.unwrap().unwrap();
+    assert_eq!(theirs.ask("try").await, "False");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn our_release_lets_python_in() {
+    let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
+    let locks = client(&server).await;
+    let guard = locks.acquire("a").await.unwrap();
+    let mut theirs = Python::lock(&python, &server, "a", NEVER);
+    assert_eq!(theirs.ask("try").await, "False");
+    theirs.tell("acquire").await;
+    guard.release().await.unwrap();
+    assert_eq!(theirs.answer().await, "True");
+    let info = locks.inspect(&name("a")).await.unwrap().unwrap();
+    assert_eq!(info.owner.as_str(), theirs.ask("token").await);
+    assert_eq!((info.token, info.metadata, info.since), (None, None, None), "ours of before, not theirs");
+    assert!(info.expires_in.is_some_and(|left| left <= NEVER));
+}
+
+#[tokio::test]
+async fn a_lock_of_python_without_a_time_limit_is_waited_for() {
+    let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let mut theirs = Python::lock(&python, &server, "a", Duration::ZERO);
+    assert_eq!(theirs.ask("acquire").await, "True");
+    assert_eq!(operator.run::<i64>(&["PTTL", "a"]).await, -1);
+    assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().expires_in, None);
+    let waiter = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
+    assert_eq!(theirs.ask("release").await, "None");
+    promptly("our waiter", waiter).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn stale_releases_change_nothing_either_way() {
+    let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
+    let (locks, short) = (client(&server).await, Duration::from_millis(300));
+    let guard = locks.acquire_with(&name("a"), ttl(short).without_renewal()).await.unwrap();
+    let mut theirs = Python::lock(&python, &server, "a", NEVER);
+    assert_eq!(theirs.ask("acquire").await, "True");
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
+    assert_eq!(theirs.ask("owned").await, "True");
+
+    let mut brief = Python::lock(&python, &server, "b", short);
+    assert_eq!(brief.ask("acquire").await, "True");
+    let guard = promptly("their expiry", locks.acquire("b")).await.unwrap();
+    assert_eq!(brief.ask("release").await, "LockNotOwnedError");
+    assert!(!guard.is_lost());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn values_of_every_kind_are_respected() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let raw = redis::Client::open(format!("redis://{}", server.endpoint())).unwrap();
+    let mut raw = raw.get_multiplexed_async_connection().await.unwrap();
+    let () = raw.set("bytes", [0xff_u8, 0x00, 0x9f].as_slice()).await.unwrap();
+    let () = operator.run(&["HSET", "hash", "thread", "1"]).await;
+    for (key, owner) in [("bytes", "ff009f"), ("hash", "a hash")] {
+        assert!(locks.try_acquire(key).await.unwrap().is_none(), "{key}");
+        let info = locks.inspect(&name(key)).await.unwrap().unwrap();
+        assert_eq!((info.owner.as_str(), info.expires_in, info.token), (owner, None, None));
+        let waiter = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.acquire(key).await }
+        });
+        until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
+        assert!(locks.force_release(&name(key)).await.unwrap());
+        promptly("our waiter", waiter).await.unwrap().unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_key_is_the_name_and_the_value_the_owner_id() {
+    let server = or_skip!(own());
+    let operator = Operator::of(&server);
+    let locks = common::builder(common::address(&server)).with_prefix("prod:").with_database(0).connect().await.unwrap();
+    for each in ["a", "{tag}a", "a}b", "{}x", "長い/名前", "{"] {
+        let guard = locks.acquire(each).await.unwrap();
+        let value = operator.get(&format!("prod:{each}")).await;
+        assert_eq!(value.as_deref(), Some(guard.owner().as_str().as_bytes()), "{each}");
+        assert_eq!(guard.owner().as_str().len(), 32);
+        guard.release().await.unwrap();
+        assert_eq!(operator.get(&format!("prod:{each}")).await, None);
+    }
+}

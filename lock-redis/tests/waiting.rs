@@ -1,0 +1,212 @@
+//! How waiters queue and are woken, and what that costs the server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use lock_core::{DistributedLock, DistributedLockExt, LossReason};
+use tokio::task::JoinSet;
+
+mod common;
+use common::{NEVER, Operator, address, builder, client, name, promptly, renewed, ttl, until};
+
+fn own() -> Result<Server, Skip> {
+    servers::redis(RedisOptions::new().without_persistence().own())
+}
+
+#[tokio::test]
+async fn waiters_of_one_client_are_served_in_arrival_order() {
+    let server = or_skip!(own());
+    let (locks, residue) = (client(&server).await, client(&server).await.residue());
+    assert_eq!(residue(), 0);
+    let (guard, order) = (locks.acquire("a").await.unwrap(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let (mut tasks, waiting) = (JoinSet::new(), locks.residue());
+    let idle = waiting();
+    for place in 0..8 {
+        let (locks, order) = (locks.clone(), Arc::clone(&order));
+        tasks.spawn(async move {
+            let guard = locks.acquire("a").await.unwrap();
+            order.lock().unwrap().push(place);
+            guard.release().await.unwrap();
+        });
+        until("it waits", || async { waiting() > idle + place }).await;
+    }
+    guard.release().await.unwrap();
+    promptly("all waiters", async { while tasks.join_next().await.is_some() {} }).await;
+    assert_eq!(*order.lock().unwrap(), (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_contenders_of_several_clients_exclude_each_other() {
+    let server = or_skip!(own());
+    let (inside, counter, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let locks = client(&server).await;
+        for _ in 0..8 {
+            let (locks, inside, counter, last) = (locks.clone(), Arc::clone(&inside), Arc::clone(&counter), Arc::clone(&last));
+            tasks.spawn(async move {
+                for _ in 0..10 {
+                    let guard = locks.acquire("a").await.unwrap();
+                    assert_eq!(inside.fetch_add(1, SeqCst), 0, "two inside");
+                    let token = guard.token().unwrap().as_u64();
+                    assert!(last.swap(token, SeqCst) < token, "a token went back");
+                    let seen = counter.load(SeqCst);
+                    tokio::task::yield_now().await;
+                    counter.store(seen + 1, SeqCst);
+                    inside.fetch_sub(1, SeqCst);
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+    }
+    // Polls and TTLs take ten minutes: every hand-over is a wake-up by the server.
+    let all = async {
+        while let Some(outcome) = tasks.join_next().await {
+            outcome.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("a waiter was stranded");
+    assert_eq!(counter.load(SeqCst), 320);
+}
+
+#[tokio::test]
+async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
+    let server = or_skip!(own());
+    let (holder, operator) = (client(&server).await, Operator::of(&server));
+    let locks = builder(address(&server)).with_poll_interval(Duration::from_secs(2)).connect().await.unwrap();
+    let guard = holder.acquire("a").await.unwrap();
+    let mut tasks = JoinSet::new();
+    for _ in 0..20 {
+        let locks = locks.clone();
+        tasks.spawn(async move { locks.acquire("a").await });
+    }
+    until("all wait", || async { locks.residue()() >= 20 && operator.tracked_keys().await > 0 }).await;
+    let (before, start) = (scripts_run(&operator).await, Instant::now());
+    // The rate needs time to be seen: two polls.
+    until("two polls", || async { scripts_run(&operator).await >= before + 2 }).await;
+    let (sent, elapsed) = (scripts_run(&operator).await - before, start.elapsed());
+    assert!(sent as f64 <= elapsed.as_secs_f64() + 1.0, "{sent} in {elapsed:?}");
+    guard.release().await.unwrap();
+    tasks.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_waiter_takes_over_when_a_dead_holders_lease_ends() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let () = operator.run(&["SET", "a", "dead", "NX", "PX", "700"]).await;
+    let start = Instant::now();
+    let guard = promptly("the expiry", locks.acquire("a")).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(600), "before the lease ended: {:?}", start.elapsed());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiter_stays_woken_through_the_holders_renewals() {
+    let server = or_skip!(own());
+    let (locks, holder) = (client(&server).await, client(&server).await);
+    let guard = holder.acquire_with(&name("a"), ttl(Duration::from_millis(900))).await.unwrap();
+    let waiting = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    for _ in 0..4 {
+        renewed(&guard).await;
+    }
+    assert!(!waiting.is_finished());
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn thousands_of_guards_are_renewed_in_batches_and_told_of_their_loss() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let mut guards = Vec::new();
+    for number in 0..3000 {
+        guards.push(locks.acquire_with(&name(&format!("k{number}")), ttl(Duration::from_secs(6))).await.unwrap());
+    }
+    until("all are watched", || async { operator.tracked_keys().await >= 3000 }).await;
+    renewed(&guards[0]).await;
+    renewed(&guards[2999]).await;
+    let () = operator.run(&["DEL", "k1234"]).await;
+    assert_eq!(promptly("the loss", guards[1234].lost()).await, LossReason::Removed);
+    assert_eq!(guards.iter().filter(|guard| guard.is_lost()).count(), 1);
+    assert_eq!(operator.info("clients", "connected_clients").await, 3, "two of the client, one of the operator");
+    locks.shutdown().await.unwrap();
+    assert_eq!(operator.run::<Vec<String>>(&["KEYS", "k????"]).await, [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_track_waits_all_the_same() {
+    let server = or_skip!(own());
+    let operator = Operator::of(&server);
+    let rules = [
+        "ACL", "SETUSER", "app", "on", ">s3cret", "~app:*", "+eval", "+evalsha", "+set", "+get", "+del", "+exists", "+pexpire", "+pttl",
+        "+type", "+hget", "+hmget", "+hset", "+hincrby", "+time", "+ping", "+hello",
+    ];
+    let () = operator.run(&rules).await;
+    let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
+    let locks = locks.connect().await.unwrap();
+    let guard = locks.acquire_with(&name("a"), ttl(NEVER).with_metadata("note")).await.unwrap();
+    assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().metadata.as_deref(), Some("note"));
+    let waiting = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    until("it waits", || async { locks.residue()() > 3 }).await;
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+
+    let foreign = locks_of_others(&server).await;
+    let residue = foreign.residue();
+    let error = foreign.acquire("a").await.unwrap_err();
+    assert!(error.kind() == lock_core::ErrorKind::PermissionDenied && !error.is_indeterminate(), "{error:?}");
+    assert_eq!(residue(), 0, "there is nothing to undo");
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_track_is_refused_it_rarely() {
+    let server = or_skip!(own());
+    let operator = Operator::of(&server);
+    let rules = ["ACL", "SETUSER", "app", "on", ">s3cret", "~app:*", "+@all", "-client|tracking"];
+    let () = operator.run(&rules).await;
+    let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
+    let locks = locks.connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    let waiting = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    // Neither the waiter, which polls, nor the guard, which is to be watched over, asks for it every time.
+    until("some polls", || async { scripts_run(&operator).await >= 15 }).await;
+    assert_eq!(connections_refused_tracking(&operator).await, 1);
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+async fn connections_refused_tracking(operator: &Operator) -> usize {
+    let denied: Vec<HashMap<String, redis::Value>> = operator.run(&["ACL", "LOG"]).await;
+    let about = |entry: &&HashMap<String, redis::Value>| format!("{:?}", entry["object"]).contains("client");
+    denied.iter().filter(about).map(|entry| redis::from_redis_value::<usize>(entry["count"].clone()).unwrap()).sum()
+}
+
+async fn scripts_run(operator: &Operator) -> usize {
+    let stats: String = operator.run(&["INFO", "commandstats"]).await;
+    let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse::<usize>().ok();
+    stats.lines().find_map(calls).unwrap_or(0)
+}
+
+/// A client of the same user on keys that it may not use.
+async fn locks_of_others(server: &Server) -> lock_redis::RedisLock {
+    let locks = builder(address(server)).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("others:");
+    locks.connect().await.unwrap()
+}

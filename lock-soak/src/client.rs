@@ -1,0 +1,183 @@
+use std::{sync::Arc, time::Duration};
+
+use lock::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockError, LockGuard};
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    BoxError,
+    event::{Ask, Event, How, Instant, Kind},
+    rng::Rng,
+    wire::{Answer, Line, Request},
+};
+
+/// One client of the store, which acquires, adds and releases until it is told to stop.
+pub(crate) struct Client {
+    pub(crate) locks: Arc<dyn DistributedLock>,
+    pub(crate) home: Line,
+    pub(crate) process: u32,
+    /// Numbers of its attempts begin here.
+    pub(crate) next_ask: u64,
+    pub(crate) registers: u32,
+    pub(crate) rng: Rng,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+const MILLI: Duration = Duration::from_millis(1);
+/// How often a long hold is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Why a turn with the lock ended before its increments were done.
+enum Cut {
+    Lost,
+    Home(BoxError),
+}
+
+impl From<std::io::Error> for Cut {
+    fn from(error: std::io::Error) -> Self {
+        Self::Home(error.into())
+    }
+}
+
+impl Client {
+    pub(crate) async fn live(mut self) -> Result<(), BoxError> {
+        while !*self.stop.borrow() {
+            self.turn().await?;
+            tokio::time::sleep(self.rng.duration(Duration::ZERO..4 * MILLI)).await;
+        }
+        let error = self.locks.shutdown().await.err().map(|error| error.to_string());
+        self.report(Kind::Closed { error }).await
+    }
+
+    async fn turn(&mut self) -> Result<(), BoxError> {
+        let (ask, register, how) = (Ask(self.next_ask), self.pick_register(), self.pick_how());
+        self.next_ask += 1;
+        self.report(Kind::Asked { ask, register, how }).await?;
+        match self.acquire(&format!("soak/{register}"), how).await {
+            None => self.report(Kind::GaveUp { ask }).await,
+            Some(Ok(Some(guard))) => self.hold(ask, register, guard).await,
+            Some(Ok(None)) => self.report(Kind::NotFree { ask }).await,
+            Some(Err(error)) if error.kind() == ErrorKind::TimedOut => self.report(Kind::TimedOut { ask }).await,
+            Some(Err(error)) => {
+                self.report(Kind::Failed { ask, error: in_full(&error) }).await?;
+                tokio::time::sleep(self.rng.duration(50 * MILLI..200 * MILLI)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// `None` if it was given up.
+    async fn acquire(&self, name: &str, how: How) -> Option<Result<Option<LockGuard>, LockError>> {
+        match how {
+            How::Wait => Some(self.locks.acquire(name).await.map(Some)),
+            How::Bounded(limit) => Some(self.locks.acquire_timeout(name, limit).await.map(Some)),
+            How::Try => Some(self.locks.try_acquire(name).await),
+            How::GiveUpAfter(limit) => timeout(limit, self.locks.acquire(name)).await.ok().map(|outcome| outcome.map(Some)),
+        }
+    }
+
+    /// Most want the first, so that there is a queue; the others are free at times.
+    fn pick_register(&mut self) -> u32 {
+        if self.rng.one_in(2) { self.rng.below(u64::from(self.registers)) as u32 } else { 0 }
+    }
+
+    fn pick_how(&mut self) -> How {
+        match self.rng.below(20) {
+            0..=12 => How::Wait,
+            13..=15 => How::Bounded(self.rng.duration(20 * MILLI..4000 * MILLI)),
+            16..=17 => How::Try,
+            _ => How::GiveUpAfter(self.rng.duration(MILLI..300 * MILLI)),
+        }
+    }
+
+    async fn hold(&mut self, ask: Ask, register: u32, guard: LockGuard) -> Result<(), BoxError> {
+        let at = Instant::now();
+        let token = guard.token().map_or(0, lock::FencingToken::as_u64);
+        let valid_until = at.plus(guard.remaining());
+        self.send(at, Kind::Granted { ask, token, valid_until }).await?;
+        for _ in 0..=self.rng.below(3) {
+            match self.increment(ask, register, token, &guard).await {
+                Ok(()) => {}
+                Err(Cut::Lost) => break,
+                Err(Cut::Home(error)) => return Err(error),
+            }
+        }
+        self.report(Kind::Ending { ask }).await?;
+        let error = if self.rng.one_in(6) {
+            drop(guard);
+            None
+        } else {
+            guard.release().await.err().map(|error| in_full(&error))
+        };
+        self.report(Kind::Ended { ask, error }).await
+    }
+
+    async fn increment(&mut self, ask: Ask, register: u32, token: u64, guard: &LockGuard) -> Result<(), Cut> {
+        self.ensure_held(ask, guard).await?;
+        let value = self.ask_register(ask, guard, &Request::Read { ask, register, token }).await?;
+        self.think(ask, guard).await?;
+        self.ensure_held(ask, guard).await?;
+        let value = self.ask_register(ask, guard, &Request::Write { ask, register, token, value: value + 1 }).await?;
+        self.report(Kind::Incremented { ask, value }).await.map_err(Cut::Home)
+    }
+
+    /// What a holder must do before each protected step.
+    async fn ensure_held(&mut self, ask: Ask, guard: &LockGuard) -> Result<(), Cut> {
+        let at = Instant::now();
+        let valid_until = at.plus(guard.remaining());
+        match guard.state() {
+            // The state was read last: the guard was valid at `at` if it is now.
+            GuardState::Held => self.send(at, Kind::Held { ask, valid_until }).await.map_err(Cut::Home),
+            state => {
+                self.report(Kind::Lost { ask, why: format!("{state:?}") }).await.map_err(Cut::Home)?;
+                Err(Cut::Lost)
+            }
+        }
+    }
+
+    /// Mostly nothing, sometimes long enough for renewals and watches.
+    async fn think(&mut self, ask: Ask, guard: &LockGuard) -> Result<(), Cut> {
+        let long = self.rng.one_in(1000);
+        let time = if long { self.rng.duration(500 * MILLI..5000 * MILLI) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
+        let until = tokio::time::Instant::now() + time;
+        while tokio::time::Instant::now() < until {
+            if timeout(LOOK.min(until - tokio::time::Instant::now()), guard.lost()).await.is_ok() {
+                return self.ensure_held(ask, guard).await;
+            }
+            if long {
+                self.ensure_held(ask, guard).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_register(&mut self, ask: Ask, guard: &LockGuard, request: &Request) -> Result<u64, Cut> {
+        self.home.send(request).await?;
+        match self.home.receive().await? {
+            Some(Answer::Value(value)) => Ok(value),
+            Some(Answer::Refused) => {
+                let still_held = guard.state() == GuardState::Held;
+                self.report(Kind::Refused { ask, still_held }).await.map_err(Cut::Home)?;
+                Err(Cut::Lost)
+            }
+            None => Err(Cut::Home("the home is gone".into())),
+        }
+    }
+
+    async fn report(&mut self, kind: Kind) -> Result<(), BoxError> {
+        self.send(Instant::now(), kind).await
+    }
+
+    async fn send(&mut self, at: Instant, kind: Kind) -> Result<(), BoxError> {
+        Ok(self.home.send(&Request::Report(Event { at, process: self.process, kind })).await?)
+    }
+}
+
+fn in_full(error: &LockError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

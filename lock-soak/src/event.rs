@@ -1,0 +1,134 @@
+use std::{fmt, time::Duration};
+
+use lock_core::backend::Clock;
+use serde::{Deserialize, Serialize};
+
+/// Something that happened, as whoever did it reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) at: Instant,
+    /// Which process reports it; a restarted one has a new number. The home is 0.
+    pub(crate) process: u32,
+    pub(crate) kind: Kind,
+}
+
+/// Microseconds on the clock that all processes of the machine share, and that guards' deadlines are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Instant(pub(crate) u64);
+
+/// Names one attempt to acquire, and the acquisition that came of it: unique in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Ask(pub(crate) u64);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// About to acquire.
+    Asked { ask: Ask, register: u32, how: How },
+    /// Got a guard, which was valid from `at` until then, unless renewed; not later than `at` if it was lost already.
+    Granted { ask: Ask, token: u64, valid_until: Instant },
+    /// Somebody else has it.
+    NotFree { ask: Ask },
+    /// The time was up.
+    TimedOut { ask: Ask },
+    /// Gave up: dropped the future.
+    GaveUp { ask: Ask },
+    /// An error from the store.
+    Failed { ask: Ask, error: String },
+    /// The guard said that it is valid, and until when.
+    Held { ask: Ask, valid_until: Instant },
+    /// The guard said that it is lost.
+    Lost { ask: Ask, why: String },
+    /// The register refused the token; whether the guard still said that it is valid.
+    Refused { ask: Ask, still_held: bool },
+    /// The register acknowledged the increment.
+    Incremented { ask: Ask, value: u64 },
+    /// About to release or drop the guard.
+    Ending { ask: Ask },
+    /// Has released or dropped it.
+    Ended { ask: Ask, error: Option<String> },
+    /// The client is shut down.
+    Closed { error: Option<String> },
+    /// The home's register took a write.
+    Wrote { ask: Ask, register: u32, token: u64, value: u64 },
+    /// The home disturbs the store.
+    FaultBegan { fault: String, majority: bool },
+    /// It is healthy again.
+    FaultEnded { fault: String },
+    /// The process is stopped.
+    Paused { process: u32 },
+    /// It goes on.
+    Resumed { process: u32 },
+    /// The process is gone.
+    Killed { process: u32 },
+    /// After the end something was in the store that should not be.
+    LeftBehind { what: String },
+}
+
+/// How a client wants a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum How {
+    Wait,
+    Bounded(Duration),
+    Try,
+    GiveUpAfter(Duration),
+}
+
+impl Instant {
+    pub(crate) fn now() -> Self {
+        Self::from(Clock::Suspend.now().since_origin())
+    }
+
+    pub(crate) fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(Self::from(duration).0))
+    }
+
+    pub(crate) fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(Self::from(duration).0))
+    }
+
+    /// Zero if it is before.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl From<Duration> for Instant {
+    fn from(since_origin: Duration) -> Self {
+        Self(u64::try_from(since_origin.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Event {
+    pub(crate) fn of_home(kind: Kind) -> Self {
+        Self { at: Instant::now(), process: 0, kind }
+    }
+}
+
+impl Kind {
+    /// The attempt that it is about.
+    pub(crate) fn ask(&self) -> Option<Ask> {
+        match self {
+            Self::Asked { ask, .. }
+            | Self::Granted { ask, .. }
+            | Self::NotFree { ask }
+            | Self::TimedOut { ask }
+            | Self::GaveUp { ask }
+            | Self::Failed { ask, .. }
+            | Self::Held { ask, .. }
+            | Self::Lost { ask, .. }
+            | Self::Refused { ask, .. }
+            | Self::Incremented { ask, .. }
+            | Self::Ending { ask }
+            | Self::Ended { ask, .. }
+            | Self::Wrote { ask, .. } => Some(*ask),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}.{}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}

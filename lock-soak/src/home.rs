@@ -1,0 +1,132 @@
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{
+    event::{Ask, Event, Kind},
+    wire::{Answer, Line, Request},
+};
+
+/// The registers that clients add to, and the history of everything that is reported.
+#[derive(Clone, Debug)]
+pub(crate) struct Home(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    registers: Vec<Register>,
+    history: Vec<Event>,
+}
+
+/// A number that is guarded by tokens and by nothing else: whoever comes with a token at least as large as all before is believed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Register {
+    value: u64,
+    token: u64,
+}
+
+impl State {
+    /// A read counts as well: else one that read before, and was then overtaken, could still write.
+    fn admitted(&mut self, register: u32, token: u64) -> Option<&mut Register> {
+        let register = self.registers.get_mut(register as usize).filter(|register| token >= register.token)?;
+        register.token = token;
+        Some(register)
+    }
+}
+
+impl Home {
+    pub(crate) fn new(registers: u32) -> Self {
+        Self(Arc::new(Mutex::new(State { registers: vec![Register::default(); registers as usize], history: Vec::new() })))
+    }
+
+    pub(crate) fn record(&self, kind: Kind) {
+        self.state().history.push(Event::of_home(kind));
+    }
+
+    /// Looks at the history so far.
+    pub(crate) fn with_history<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
+        look(&self.state().history)
+    }
+
+    /// The history; what comes later is lost.
+    pub(crate) fn take_history(&self) -> Vec<Event> {
+        std::mem::take(&mut self.state().history)
+    }
+
+    /// Serves clients until it is dropped.
+    pub(crate) async fn serve(&self) -> io::Result<(SocketAddr, JoinSet<()>)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (home, mut server) = (self.clone(), JoinSet::new());
+        server.spawn(async move {
+            let mut clients = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let home = home.clone();
+                clients.spawn(async move { home.serve_one(stream).await });
+                while clients.try_join_next().is_some() {}
+            }
+        });
+        Ok((address, server))
+    }
+
+    async fn serve_one(&self, stream: TcpStream) -> io::Result<()> {
+        let mut line = Line::new(stream)?;
+        while let Some(request) = line.receive().await? {
+            if let Some(answer) = self.take(request) {
+                line.send(&answer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, request: Request) -> Option<Answer> {
+        match request {
+            Request::Report(event) => {
+                self.state().history.push(event);
+                None
+            }
+            Request::Read { register, token, .. } => Some(self.read(register, token)),
+            Request::Write { ask, register, token, value } => Some(self.write(ask, register, token, value)),
+        }
+    }
+
+    fn read(&self, register: u32, token: u64) -> Answer {
+        self.state().admitted(register, token).map_or(Answer::Refused, |register| Answer::Value(register.value))
+    }
+
+    fn write(&self, ask: Ask, register: u32, token: u64, value: u64) -> Answer {
+        let mut state = self.state();
+        let Some(admitted) = state.admitted(register, token) else { return Answer::Refused };
+        // Not compared with what was there: that an increment is not lost is what the lock is for.
+        admitted.value = value;
+        state.history.push(Event::of_home(Kind::Wrote { ask, register, token, value }));
+        Answer::Value(value)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_believes_the_largest_token_and_no_smaller_one() {
+        let home = Home::new(1);
+        assert_eq!(home.read(0, 5), Answer::Value(0));
+        assert_eq!(home.write(Ask(1), 0, 5, 1), Answer::Value(1));
+        assert_eq!(home.read(0, 7), Answer::Value(1));
+        assert_eq!(home.write(Ask(1), 0, 5, 2), Answer::Refused, "another has read since");
+        assert_eq!(home.read(0, 6), Answer::Refused);
+        assert_eq!(home.write(Ask(2), 0, 7, 9), Answer::Value(9), "what is written is not checked");
+        assert_eq!(home.with_history(<[Event]>::len), 2);
+    }
+}

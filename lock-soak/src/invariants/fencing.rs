@@ -1,0 +1,26 @@
+use super::{Terms, Violation};
+use crate::{event::Kind, history::History};
+
+/// A register refuses a token only when somebody with a larger one has come; that must be known as a loss by then.
+pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
+    for event in &history.events {
+        if let Kind::Refused { ask, still_held: true } = &event.kind {
+            let since = history.attempts.get(ask).and_then(|attempt| attempt.grant.as_ref()).map_or(event.at, |grant| grant.at);
+            return Err(Violation::new(format!("{ask} was refused while its guard was valid"), since, event.at));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::story::Story, check};
+    use crate::event::{Ask, Kind};
+
+    #[test]
+    fn a_refused_valid_guard_breaks() {
+        let refused = |still_held| Story::default().holds(0, 1, 1, 1).then(5, 1, Kind::Refused { ask: Ask(1), still_held });
+        refused(false).keeps(check);
+        refused(true).breaks(check, "#0.1 was refused");
+    }
+}

@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+use super::{Check, Terms, Violation};
+use crate::{
+    event::{Ask, Event, How, Instant, Kind},
+    history::History,
+};
+
+/// A history made by hand, in milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Story(Vec<Event>);
+
+pub(super) fn at(millis: u64) -> Instant {
+    Instant(millis * 1000)
+}
+
+impl Story {
+    pub(super) fn then(mut self, millis: u64, process: u32, kind: Kind) -> Self {
+        self.0.push(Event { at: at(millis), process, kind });
+        self
+    }
+
+    pub(super) fn asks(self, millis: u64, process: u32, ask: u64) -> Self {
+        self.then(millis, process, Kind::Asked { ask: Ask(ask), register: 0, how: How::Wait })
+    }
+
+    /// Asked and granted at once, valid for a TTL of 10 s.
+    pub(super) fn holds(self, millis: u64, process: u32, ask: u64, token: u64) -> Self {
+        let granted = Kind::Granted { ask: Ask(ask), token, valid_until: at(millis + 10_000) };
+        self.asks(millis, process, ask).then(millis, process, granted)
+    }
+
+    pub(super) fn releases(self, millis: u64, process: u32, ask: u64) -> Self {
+        self.then(millis, process, Kind::Ending { ask: Ask(ask) }).then(millis + 1, process, Kind::Ended { ask: Ask(ask), error: None })
+    }
+
+    pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
+        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10) })
+    }
+
+    pub(super) fn keeps(self, check: Check) {
+        assert_eq!(self.verdict(check), Ok(()));
+    }
+
+    pub(super) fn breaks(self, check: Check, part: &str) {
+        let violation = self.verdict(check).expect_err("not caught");
+        assert!(violation.message.contains(part), "{violation:?}");
+    }
+}

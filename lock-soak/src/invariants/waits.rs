@@ -1,0 +1,145 @@
+use std::time::Duration;
+
+use super::{Terms, Violation};
+use crate::{
+    event::{How, Instant},
+    history::{History, Span},
+};
+
+/// How long a lock may be free with waiters: as long as it takes to give up on a member that is silent, for the one who
+/// releases and then for the one who waits, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The store looks for expired leases from time to time, and elects in between.
+const EXPIRY: Duration = Duration::from_secs(3);
+
+/// While somebody waits, a lock is not free for long, unless an entry of a process that is stopped or dead may be in the way.
+pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
+    let excuses = excuses(history, terms.ttl);
+    for (register, grants) in history.by_register() {
+        let waits = waits(history, register);
+        let mut free_since = None;
+        for (attempt, grant) in grants {
+            let Some(span) = grant.validity() else { continue };
+            let gap = Span { from: free_since.unwrap_or(span.from), to: span.from };
+            for waited in overlaps(gap, &waits) {
+                let unexplained = longest_rest(waited, &excuses);
+                if unexplained.to.since(unexplained.from) > PATIENCE {
+                    let message = format!(
+                        "lock {register} was free for {:?} while somebody waited, until {}",
+                        unexplained.to.since(unexplained.from),
+                        attempt.ask
+                    );
+                    return Err(Violation::new(message, unexplained.from, unexplained.to));
+                }
+            }
+            free_since = free_since.max(Some(span.to));
+        }
+    }
+    Ok(())
+}
+
+/// When anybody waited without a bound.
+fn waits(history: &History, register: u32) -> Vec<Span> {
+    let waiting = history.attempts.values().filter(|attempt| attempt.register == register && attempt.how == How::Wait);
+    merged(waiting.filter_map(|attempt| Some(Span { from: attempt.asked, to: attempt.answered? })).collect())
+}
+
+/// When an entry of somebody who does not act may be in the queue, or requests cannot be served: from a kill or a pause until the
+/// lease has run out; a new leader lets it begin again.
+fn excuses(history: &History, ttl: Duration) -> Vec<Span> {
+    let kills = history.killed.values().map(|at| Span { from: *at, to: *at });
+    let inactive = history.absences.values().flatten().copied().chain(kills);
+    let mut spans = history.outages.clone();
+    for Span { from, to } in inactive {
+        let mut until = from.plus(ttl + EXPIRY);
+        for trouble in &history.troubles {
+            if trouble.to >= from && trouble.from <= until {
+                until = until.max(trouble.to.plus(ttl + EXPIRY));
+            }
+        }
+        // One that goes on clears up behind itself.
+        spans.push(Span { from, to: if to > from { until.max(to) } else { until } });
+    }
+    merged(spans)
+}
+
+fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_by_key(|span| span.from);
+    let mut all: Vec<Span> = Vec::new();
+    for span in spans {
+        match all.last_mut() {
+            Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
+            _ => all.push(span),
+        }
+    }
+    all
+}
+
+fn overlaps(gap: Span, spans: &[Span]) -> impl Iterator<Item = Span> {
+    spans.iter().map(move |span| Span { from: span.from.max(gap.from), to: span.to.min(gap.to) }).filter(|span| span.from < span.to)
+}
+
+/// The longest part of a span that none of the excuses, which are in order and apart, covers.
+fn longest_rest(span: Span, excuses: &[Span]) -> Span {
+    let mut best = Span { from: span.from, to: span.from };
+    let mut from = span.from;
+    let mut consider = |from: Instant, to: Instant| {
+        if to.since(from) > best.to.since(best.from) {
+            best = Span { from, to };
+        }
+    };
+    for excuse in overlaps(span, excuses) {
+        consider(from, excuse.from);
+        from = excuse.to;
+    }
+    consider(from, span.to);
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::story::{Story, at},
+        check,
+    };
+    use crate::event::{Ask, Kind};
+
+    /// One releases at 5 ms; another, who has waited since 1 ms, is granted then.
+    fn waits_until(story: Story, millis: u64) -> Story {
+        let granted = Kind::Granted { ask: Ask(2), token: 2, valid_until: at(millis + 10_000) };
+        story.holds(0, 1, 1, 1).asks(1, 2, 2).releases(5, 1, 1).then(millis, 2, granted)
+    }
+
+    fn member(story: Story, from: u64, to: u64) -> Story {
+        let fault = || "kill a member".to_owned();
+        story.then(from, 0, Kind::FaultBegan { fault: fault(), majority: false }).then(to, 0, Kind::FaultEnded { fault: fault() })
+    }
+
+    #[test]
+    fn a_stranded_waiter_is_caught() {
+        waits_until(Story::default(), 10_000).keeps(check);
+        waits_until(Story::default(), 20_000).breaks(check, "lock 0 was free for 19.995s");
+        waits_until(member(Story::default(), 10, 30_000), 20_000).breaks(check, "was free");
+    }
+
+    #[test]
+    fn nobody_is_stranded_where_nobody_waits() {
+        Story::default().holds(0, 1, 1, 1).releases(5, 1, 1).holds(60_000, 1, 2, 2).keeps(check);
+    }
+
+    #[test]
+    fn an_entry_of_the_dead_is_in_the_way_for_a_ttl() {
+        let killed = || Story::default().then(2, 0, Kind::Killed { process: 3 });
+        waits_until(killed(), 27_000).keeps(check);
+        waits_until(killed(), 29_000).breaks(check, "was free");
+    }
+
+    #[test]
+    fn and_for_another_one_with_each_new_leader() {
+        let killed = || Story::default().then(2, 0, Kind::Killed { process: 3 });
+        waits_until(member(killed(), 9_000, 12_000), 39_000).keeps(check);
+        waits_until(member(killed(), 9_000, 12_000), 41_000).breaks(check, "was free");
+        // By then the lease had run out.
+        waits_until(member(killed(), 14_000, 16_000), 30_000).breaks(check, "was free");
+    }
+}

@@ -1,0 +1,139 @@
+//! Soak test: clients in several processes add to fenced registers under locks, while a schedule that a seed determines kills,
+//! pauses, cuts off and restarts members of the store, and kills and pauses clients.
+//!
+//! ```text
+//! lock-soak etcd --seed 1 --minutes 3
+//! ```
+//!
+//! This process is the *home*: it runs the store and the faults, keeps the registers, and records what everybody reports, in
+//! one history on one clock. Its *workers*, other processes of this program, have the clients. In the end the history is
+//! checked against each of the [`invariants`]. The faults, and what each client wants to do, follow from the seed alone; how
+//! they interleave does not, so that a failing seed is likely to fail again, not certain.
+//!
+//! A run longer than ten minutes is made of rounds of ten, with the seeds N, N + 1, ...: each can be replayed on its own.
+
+mod client;
+mod event;
+mod faults;
+mod history;
+mod home;
+mod invariants;
+mod report;
+mod rng;
+mod round;
+mod schedule;
+mod store;
+mod wire;
+mod worker;
+mod workers;
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+#[derive(Debug, Parser)]
+#[command(about = "Soaks a lock backend in faults and checks what happened")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A cluster of three etcd members.
+    Etcd(Options),
+    /// What the other commands start.
+    #[command(hide = true)]
+    Worker(worker::Assignment),
+}
+
+/// How to soak.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What the faults follow from; a run with the same seed and length has the same ones.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long.
+    #[arg(long, default_value_t = 3.0)]
+    minutes: f64,
+    /// Clients in all, each with a connection of its own.
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// Processes that they are spread over.
+    #[arg(long, default_value_t = 4)]
+    processes: u32,
+    /// Registers, each with a lock of its own.
+    #[arg(long, default_value_t = 4)]
+    registers: u32,
+    /// TTL of the locks, in seconds.
+    #[arg(long, default_value_t = 10)]
+    ttl: u64,
+    /// Pauses leaders for as long as the schedule says, although the server is known not to survive it.
+    #[arg(long)]
+    long_leader_pauses: bool,
+    /// Writes the history of the last round to this file, one JSON object per line.
+    #[arg(long)]
+    history: Option<std::path::PathBuf>,
+    /// Only print the schedule.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Options {
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl)
+    }
+
+    fn shape(&self, members: usize) -> schedule::Shape {
+        schedule::Shape { members, workers: self.processes as usize, ttl: self.ttl() }
+    }
+}
+
+const ROUND: Duration = Duration::from_secs(600);
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let outcome = match Arguments::parse().command {
+        Command::Worker(assignment) => runtime.block_on(worker::work(assignment)).map(|()| true),
+        Command::Etcd(options) => runtime.block_on(soak("etcd", options)),
+    };
+    // The input of a worker is read on a thread that cannot be ended otherwise.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &BoxError) -> ExitCode {
+    eprintln!("lock-soak: {error}");
+    ExitCode::FAILURE
+}
+
+/// All rounds; `false` as soon as one has violated an invariant.
+async fn soak(target: &'static str, options: Options) -> Result<bool, BoxError> {
+    let total = Duration::try_from_secs_f64(options.minutes * 60.0)?;
+    if options.processes == 0 || options.clients < options.processes || options.registers == 0 || total.is_zero() {
+        return Err("at least one process, one client in each, one register and some time are needed".into());
+    }
+    let mut left = total;
+    let mut seed = options.seed;
+    while !left.is_zero() {
+        let length = left.min(ROUND);
+        let round = Options { seed, minutes: length.as_secs_f64() / 60.0, ..options.clone() };
+        if options.dry_run {
+            report::schedule(&schedule::Schedule::new(seed, length, &round.shape(store::members(target))));
+        } else if !round::run(target, &round, length).await? {
+            return Ok(false);
+        }
+        left -= length;
+        seed = seed.wrapping_add(1);
+    }
+    Ok(true)
+}

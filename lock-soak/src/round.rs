@@ -1,0 +1,111 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    BoxError, Options,
+    event::Kind,
+    faults::{disturb_store, disturb_workers},
+    history::History,
+    home::Home,
+    invariants::{ALL, Terms},
+    report,
+    schedule::Schedule,
+    store::{self, Store},
+    workers::Workers,
+};
+
+/// Queues drain, and leases of the dead run out, within this after the last fault.
+const DRAIN: Duration = Duration::from_secs(60);
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// One round; `false` if it violated an invariant.
+pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Result<bool, BoxError> {
+    let members = store::members(target);
+    let schedule = Schedule::new(options.seed, length, &options.shape(members));
+    report::begin(target, options, length, &schedule);
+    let store = store::start(target).await?;
+    let home = Home::new(options.registers);
+    let (address, _server) = home.serve().await?;
+    let url = format!("{}/?ttl={}s", store.url(), options.ttl);
+    let workers = Arc::new(Mutex::new(Workers::start_all(url, address, options, home.clone())?));
+    let begin = Instant::now();
+    let outcome = {
+        let most = store.longest_leader_pause(options.ttl()).filter(|_| !options.long_leader_pauses);
+        let store_faults = disturb_store(begin, schedule.store.clone(), members, Arc::clone(&store), home.clone(), most);
+        let worker_faults = disturb_workers(begin, schedule.workers.clone(), Arc::clone(&workers));
+        let time = async {
+            tokio::time::sleep_until(begin + length).await;
+            Ok(())
+        };
+        tokio::select! {
+            outcome = async { tokio::try_join!(store_faults, worker_faults, time) } => outcome.map(drop),
+            outcome = progress(begin, length, &home, &workers) => outcome,
+        }
+    };
+    outcome?;
+    for complaint in workers.lock().await.stop_all(DRAIN).await {
+        eprintln!("{complaint}");
+    }
+    look_for_leftovers(&*store, options.ttl() + DRAIN, &home).await?;
+    let history = History::new(home.take_history());
+    if let Some(path) = &options.history {
+        report::write_history(path, &history)?;
+    }
+    Ok(judge(target, options, length, &schedule, &history))
+}
+
+/// Reports until the round is over; ends before only because a worker ended by itself.
+async fn progress(begin: Instant, length: Duration, home: &Home, workers: &Mutex<Workers>) -> Result<(), BoxError> {
+    let mut next = begin + PROGRESS;
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        if let Some(dead) = workers.lock().await.dead() {
+            return Err(dead.into());
+        }
+        if Instant::now() >= next {
+            home.with_history(|events| report::progress(begin.elapsed(), length, events));
+            next += PROGRESS;
+        }
+    }
+}
+
+async fn look_for_leftovers(store: &dyn Store, limit: Duration, home: &Home) -> Result<(), BoxError> {
+    let begin = Instant::now();
+    loop {
+        let contents = store.contents().await?;
+        if contents.is_empty() {
+            return Ok(());
+        }
+        if begin.elapsed() >= limit {
+            contents.into_iter().for_each(|what| home.record(Kind::LeftBehind { what }));
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn judge(target: &str, options: &Options, length: Duration, schedule: &Schedule, history: &History) -> bool {
+    let terms = Terms { ttl: options.ttl() };
+    report::summary(history, schedule);
+    let mut fine = true;
+    for (name, check) in ALL {
+        match check(history, &terms) {
+            Ok(()) => println!("  ok       {name}"),
+            Err(violation) => {
+                println!("  VIOLATED {name}: {}", violation.message);
+                if fine {
+                    report::slice(history, &violation);
+                }
+                fine = false;
+            }
+        }
+    }
+    if !fine {
+        report::failure(target, options, length, schedule);
+    }
+    fine
+}

@@ -1,0 +1,73 @@
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{BoxError, client::Client, rng::Rng, wire::Line};
+
+/// What a worker process is told on its command line.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Assignment {
+    #[arg(long)]
+    pub(crate) url: String,
+    #[arg(long)]
+    pub(crate) home: SocketAddr,
+    #[arg(long)]
+    pub(crate) process: u32,
+    #[arg(long)]
+    pub(crate) clients: u32,
+    #[arg(long)]
+    pub(crate) registers: u32,
+    #[arg(long)]
+    pub(crate) seed: u64,
+}
+
+/// The word that tells a worker to come to an end.
+pub(crate) const STOP: &str = "stop";
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A worker's whole life.
+pub(crate) async fn work(assignment: Assignment) -> Result<(), BoxError> {
+    let (stopped, stop) = watch::channel(false);
+    tokio::spawn(obey(stopped));
+    let mut clients = JoinSet::new();
+    for number in 0..assignment.clients {
+        clients.spawn(live(assignment.clone(), number, stop.clone()));
+    }
+    while let Some(outcome) = clients.join_next().await {
+        outcome??;
+    }
+    Ok(())
+}
+
+/// Waits for the order to stop; ends this process when the home is gone, however it went.
+async fn obey(stopped: watch::Sender<bool>) {
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(order)) = orders.next_line().await {
+        if order == STOP {
+            stopped.send_replace(true);
+        }
+    }
+    std::process::exit(3);
+}
+
+async fn live(assignment: Assignment, number: u32, stop: watch::Receiver<bool>) -> Result<(), BoxError> {
+    let Assignment { url, home, process, registers, seed, .. } = assignment;
+    let locks = loop {
+        match lock::connect(&url).await {
+            Ok(locks) => break locks,
+            Err(error) if error.retry() == lock::RetryAdvice::Never => return Err(error.into()),
+            Err(_) if *stop.borrow() => return Ok(()),
+            // The store may be down while a killed process comes back.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    let identity = u64::from(process) << 8 | u64::from(number);
+    let home = Line::new(TcpStream::connect(home).await?)?;
+    let next_ask = u64::from(process) << 32 | u64::from(number) << 24;
+    Client { locks, home, process, next_ask, registers, rng: Rng::new(seed, identity), stop }.live().await
+}

@@ -1,0 +1,121 @@
+//! Distributed locks behind one trait, on the store of your choice.
+//!
+//! Which store keeps the locks is a matter of a URL and a Cargo feature; the code that locks does not change. Unit tests
+//! run in memory, production on Redis where that is good enough, on etcd where it must be right.
+//!
+#![cfg_attr(feature = "mem", doc = "```")]
+#![cfg_attr(not(feature = "mem"), doc = "```no_run")]
+//! use lock::{DistributedLockExt, LockError};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), LockError> {
+//! let locks = lock::connect("mem://").await?;
+//!
+//! let guard = locks.acquire("orders/42").await?;
+//! // Exclusive until the release, or until the guard is lost. Send the token along with every write.
+//! println!("holding with token {:?}", guard.token());
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Acquisitions take options: a bound on the wait, the TTL, a maximum hold, a note for whoever inspects the lock.
+//! [`with_lock`](DistributedLockExt::with_lock) runs a future while holding, and stops it when the lock is lost:
+//!
+#![cfg_attr(feature = "mem", doc = "```")]
+#![cfg_attr(not(feature = "mem"), doc = "```no_run")]
+//! use lock::{AcquireOptions, DistributedLockExt, ErrorKind};
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), lock::LockError> {
+//! # let locks = lock::connect("mem://").await?;
+//! let options = AcquireOptions::new().with_timeout(Duration::from_secs(2)).with_metadata("report on host-7");
+//! match locks.with_lock("reports/nightly", options, |hold| async move { hold.token() }).await {
+//!     Ok(token) => println!("done, with token {token:?}"),
+//!     Err(error) if error.kind() == ErrorKind::TimedOut => println!("somebody else is at it"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Choosing a backend
+//!
+//! | | feature | URL | exclusion holds | grants | use it |
+//! | --- | --- | --- | --- | --- | --- |
+//! | memory | `mem` (default) | `mem://` | within one process | in order | in unit tests; as a keyed lock in one process |
+//! | Redis, Valkey | `redis` | `redis://`, `rediss://` | while the server keeps its data; a failover may grant a lock twice | in any order | to save work: a job that runs twice is a nuisance |
+//! | etcd | `etcd` | `etcd://` | through any failure that a majority of its members survives | in order | to be right: a job that runs twice is damage |
+//!
+//! [`DistributedLock::capabilities`] tells the same as data. The feature `etcd` needs `protoc` at build time; nothing else does.
+//!
+//! # What is guaranteed
+//!
+//! - **Exclusion.** Two guards of one name are never valid at the same time, within what the backend declares, as long
+//!   as clocks advance at nearly the same rate.
+//! - **Deadline.** A guard is valid until one TTL, less a margin, after its last acknowledged request was *sent*. Past
+//!   that it says [`Lost`](GuardState::Lost), whether or not the network says anything. Renewal runs in the background.
+//! - **Loss is told.** As a [state](LockGuard::state), as a [future](LockGuard::lost), and as an error from [`release`](LockGuard::release).
+//! - **Only your own entry is released**, never a successor's. Dropping a guard releases in the background.
+//! - **Cancellation leaves nothing behind**: every future may be dropped at any point.
+//! - **Fencing.** Each acquisition has a token larger than all before.
+//!
+//! No lock can stop a process that is paused between looking at its guard and writing. If that must not do damage, the
+//! protected resource has to refuse a [`FencingToken`] smaller than the largest that it has seen.
+//!
+//! # URLs
+//!
+//! `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?key=value&...]`, with special characters of user,
+//! password and path percent-encoded. Unknown parameters are refused.
+//!
+//! | URL | meaning |
+//! | --- | --- |
+//! | `mem://` | a new store for each connect |
+//! | `mem://name` | the store of that name in this process |
+//! | `etcd://h1:2379,h2:2379,h3:2379/namespace` | a cluster; what is put before every name, if anything |
+//! | `etcds://h1:2379` | the same over TLS |
+//! | `redis://host:6379/0` | a server, and which of its databases |
+//! | `rediss://host:6379/0` | the same over TLS |
+//!
+//! | parameter | backends | meaning | default |
+//! | --- | --- | --- | --- |
+//! | `ttl=30s` | all | how long the store keeps a lock without hearing from its holder, unless an acquisition asks otherwise | `30s` |
+//! | `connect_timeout=5s` | etcd, redis | until a connection can be used | `5s` |
+//! | `request_timeout=5s` | etcd, redis | for the answer to a request | `6s`, `1s` |
+//! | `poll_interval=2s` | redis | how often a waiter looks although nothing was reported | `2s` |
+//! | `prefix=prod:` | redis | what is put before every name | nothing |
+//! | `tls=true` | etcd | TLS without any of the files below | off for `etcd://` |
+//! | `ca=FILE` | etcd, redis | PEM file of the authority that signs the server's certificate | the system's |
+//! | `cert=FILE`, `key=FILE` | etcd, redis | PEM files of the client's certificate and private key | none |
+//!
+//! What a URL does not say is taken from the environment: `LOCK_ETCD_USERNAME`, `LOCK_ETCD_PASSWORD`, `LOCK_ETCD_CA`,
+//! `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY`, and the same with `LOCK_REDIS_`. Secrets are never printed, neither in messages
+//! nor by `Debug`.
+//!
+//! # Beyond the URL
+//!
+//! The backends are the modules `mem`, `etcd` and `redis`, each behind its feature, with typed builders and
+//! constructors that take a client that you have made yourself. An application's own backend joins by
+//! [`registry()`]`.with(connector)`. How to write one, and how to prove it, is in [`lock_core`] and in the crate `conformance-tests`.
+
+mod connect;
+
+pub use connect::{connect, registry};
+pub use lock_core::{
+    AcquireOptions, Capabilities, Connector, Consistency, DistributedLock, DistributedLockExt, Endpoint, ErrorKind, FencingToken,
+    GuardState, Hold, LockError, LockGuard, LockInfo, LockName, LockUrl, LossReason, Mode, Operation, OwnerId, Registry, RetryAdvice,
+    Secret, Terms, TlsFiles, TokenDurability, TtlRange, backend,
+};
+
+#[cfg(feature = "etcd")]
+pub use lock_etcd as etcd;
+#[cfg(feature = "mem")]
+pub use lock_mem as mem;
+#[cfg(feature = "redis")]
+pub use lock_redis as redis;
+
+/// Compiles the code of the README.
+#[cfg(all(doctest, feature = "mem"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

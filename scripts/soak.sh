@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Soaks a backend in faults that a seed determines, and checks what happened.
+#
+#   scripts/soak.sh etcd [--seed N] [--minutes M] [--clients N] [--processes N] [--registers N] [--ttl SECONDS] [--dry-run]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- --help
+exec cargo run --quiet --release -p lock-soak -- "$@"
