@@ -159,7 +159,7 @@ impl RedisLockBuilder {
         connect.await.map_err(|error| error.during(Operation::Connect).on(BACKEND))
     }
 
-    fn check(&self) -> Result<(), LockError> {
+    pub(crate) fn check(&self) -> Result<(), LockError> {
         lock_core::AcquireOptions::new().with_ttl(self.ttl).resolve(&capabilities(), self.ttl)?;
         if self.prefix.len() > MAX_PREFIX || self.prefix.chars().any(char::is_control) {
             return Err(invalid("the prefix must have at most 1024 bytes and no control characters"));
@@ -175,7 +175,7 @@ impl RedisLockBuilder {
         Ok(())
     }
 
-    fn client(&self) -> Result<Client, LockError> {
+    pub(crate) fn client(&self) -> Result<Client, LockError> {
         let (host, port) = (self.host.clone(), self.port);
         let address = match &self.tls {
             Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
@@ -213,14 +213,14 @@ fn certificates(files: &TlsFiles) -> TlsCertificates {
 }
 
 /// TLS needs a process-wide choice of cryptography where more than one is compiled in; an application's own comes first.
-fn ensure_crypto() {
+pub(crate) fn ensure_crypto() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Fails only if another thread has just made the choice.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
 
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> LockError {
+pub(crate) fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> LockError {
     LockError::new(ErrorKind::InvalidOptions, message)
 }
 

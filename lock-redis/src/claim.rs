@@ -104,7 +104,7 @@ impl Claim {
         let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays));
         let (name, owner) = (self.name.clone(), self.owner.clone());
         let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep: Some(keep), entry });
-        core.watcher.hold(&self.keys.lock, self.owner.clone(), LossTrigger::of(&guard), &core.tracking);
+        core.watcher.hold(&self.keys.lock, self.owner.clone(), LossTrigger::of(&guard), Arc::clone(&core.servers) as _);
         guard
     }
 

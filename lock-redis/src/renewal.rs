@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use lock_core::{
     OwnerId,
     backend::{RenewOutcome, Renewer},
@@ -10,14 +11,15 @@ use redis::{Cmd, Pipeline, Value};
 use crate::{
     error::Failure,
     keys::Keys,
-    link::{Connection, Link},
+    link::Connection,
     scripts::{self, millis},
+    servers::Servers,
 };
 
-/// Extends leases, a batch in one round trip.
+/// Extends leases, a batch in one round trip to each server.
 #[derive(Debug)]
 pub(crate) struct RedisRenewer {
-    pub(crate) link: Arc<Link>,
+    pub(crate) servers: Arc<Servers>,
 }
 
 /// One lock to keep.
@@ -33,18 +35,58 @@ impl Renewer for RedisRenewer {
     type Item = Kept;
 
     async fn renew(&self, batch: &[Arc<Kept>]) -> Vec<RenewOutcome> {
-        let outcomes = async {
-            let connection = self.link.connection().await?;
-            renew_all(&connection, batch).await
-        };
-        match outcomes.await {
-            Ok(answers) => batch.iter().zip(answers).map(|(kept, answer)| outcome(kept, answer)).collect(),
-            Err(failure) => batch.iter().map(|_| RenewOutcome::Failed(failure.clone().into())).collect(),
+        let mut outcomes: Vec<_> = batch.iter().map(|_| None).collect();
+        let groups = self.servers.group(batch.iter().map(|kept| &*kept.keys.lock));
+        let renewals = groups.iter().map(|places| async move {
+            let group: Vec<_> = places.iter().map(|at| Arc::clone(&batch[*at])).collect();
+            (places, self.renew_group(&group).await)
+        });
+        for (places, renewed) in join_all(renewals).await {
+            for (at, outcome) in places.iter().zip(renewed) {
+                outcomes[*at] = Some(outcome);
+            }
         }
+        let missing = || RenewOutcome::Failed(Failure::unexpected("no answer to a renewal").into());
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
     }
 }
 
-async fn renew_all(connection: &Connection, batch: &[Arc<Kept>]) -> Result<Vec<Result<Value, Failure>>, Failure> {
+impl RedisRenewer {
+    /// Renews what one server keeps.
+    async fn renew_group(&self, group: &[Arc<Kept>]) -> Vec<RenewOutcome> {
+        let Some(first) = group.first() else { return Vec::new() };
+        let mut route = self.servers.route(&first.keys.lock);
+        let answers = async { renew_all(&route.commands().await?, group).await };
+        match answers.await {
+            Ok(answers) => {
+                let renewals = group.iter().zip(answers).map(|(kept, answer)| async move {
+                    match answer {
+                        Err(failure) if failure.redirection().is_some() => outcome(kept, self.renew_where_it_is(kept, &failure).await),
+                        answer => outcome(kept, answer),
+                    }
+                });
+                join_all(renewals).await
+            }
+            Err(failure) => {
+                self.servers.note(&failure);
+                group.iter().map(|_| RenewOutcome::Failed(failure.clone().into())).collect()
+            }
+        }
+    }
+
+    /// Renews a lock that another server keeps now.
+    async fn renew_where_it_is(&self, kept: &Arc<Kept>, failure: &Failure) -> Result<Value, Failure> {
+        self.servers.note(failure);
+        let renew = |connection: Connection| async move {
+            let mut answers = renew_all(&connection, std::slice::from_ref(kept)).await?;
+            answers.pop().unwrap_or_else(|| Err(Failure::unexpected("no answer to a renewal")))
+        };
+        self.servers.at(&kept.keys.lock, renew).await
+    }
+}
+
+/// One answer for each lease of the batch.
+pub(crate) async fn renew_all(connection: &Connection, batch: &[Arc<Kept>]) -> Result<Vec<Result<Value, Failure>>, Failure> {
     let by_hash = pipeline(batch, |keys| scripts::RENEW.by_hash(keys));
     let mut answers = connection.run_all(&by_hash, batch.len()).await?;
     let unknown: Vec<_> = (0..answers.len()).filter(|at| answers[*at].as_ref().is_err_and(Failure::is_unknown_script)).collect();

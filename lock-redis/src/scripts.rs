@@ -14,12 +14,13 @@ pub(crate) struct LockScript {
     hash: OnceLock<String>,
 }
 
-/// `owner, ttl in ms, companion's ttl in ms, metadata, track` -> `{1, token}`, or `{0, holder's PTTL}`.
+/// `owner, ttl in ms, companion's ttl in ms, metadata, track[, floor]` -> `{1, token}`, or `{0, holder's PTTL}`.
 ///
 /// - A repeated request finds its own owner id: it extends the lease, so that the deadline counts from the repetition,
 ///   and returns the token that was minted.
 /// - `HINCRBY` and not a read of the counter, so that a connection that tracks what it reads is not told about it.
 /// - With `track` set the lock's key is read last: the server then reports the next change to it.
+/// - The token is at least the server's clock in microseconds, or `floor` where servers are to agree on one.
 /// - Numbers stay below 2^53, where Lua's are exact, until the year 2255.
 pub(crate) static ACQUIRE: LockScript = LockScript::new(
     r"
@@ -36,13 +37,23 @@ end
 if not token then
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
-  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), now)
+  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), tonumber(ARGV[6]) or now)
   token = string.format('%.0f', number)
   redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1], 'since', string.format('%.0f', now), 'metadata', ARGV[4])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if ARGV[5] == '1' then redis.call('EXISTS', KEYS[1]) end
 return {1, token}
+",
+);
+
+/// `owner, token, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's: the counter is then at least `token`.
+pub(crate) static RAISE: LockScript = LockScript::new(
+    r"
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if tonumber(redis.call('HGET', KEYS[2], 'token') or 0) < tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], 'token', ARGV[2]) end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return 1
 ",
 );
 

@@ -1,8 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
 use lock_core::{ErrorKind, OwnerId, backend::Clock};
+use tokio_util::sync::CancellationToken;
 
-use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection};
+use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection, servers::Servers};
 
 /// Longest time to try; whatever is left then ends with its TTL.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,33 +21,42 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// A release over the same connection is executed after them, whenever that is; so it is sent even if it will not be
 /// answered. Where it is not answered, another connection serves, and is asked twice.
 pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: Vec<Connection>) {
+    undo_on(&core.servers, core.holds.closing(), &keys, &owner, &pending).await;
+}
+
+/// The same on servers of whichever kind; gives up early once the client is `closing`.
+pub(crate) async fn undo_on(servers: &Servers, closing: &CancellationToken, keys: &Keys, owner: &OwnerId, pending: &[Connection]) {
     let mut settled = true;
-    for connection in &pending {
-        settled &= entry::release(connection, &keys, &owner, true).await.is_ok();
+    for connection in pending {
+        settled &= entry::release(connection, keys, owner, true).await.is_ok();
     }
     if settled {
         return;
     }
-    let mut outcome = release_until_answered(&core, &keys, &owner).await;
+    let mut outcome = release_until_answered(servers, closing, keys, owner).await;
     if outcome.is_ok() {
         tokio::time::sleep(RECHECK).await;
-        outcome = release_until_answered(&core, &keys, &owner).await;
+        outcome = release_until_answered(servers, closing, keys, owner).await;
     }
     if let Err(failure) = outcome {
         tracing::warn!(lock = &*keys.lock, ?failure, "an abandoned acquisition could not be undone, it ends with its TTL");
     }
 }
 
-async fn release_until_answered(core: &Core, keys: &Keys, owner: &OwnerId) -> Result<bool, Failure> {
+pub(crate) async fn release_until_answered(
+    servers: &Servers,
+    closing: &CancellationToken,
+    keys: &Keys,
+    owner: &OwnerId,
+) -> Result<bool, Failure> {
     let give_up = Clock::Suspend.now() + LIMIT;
     let mut pause = PAUSE;
     loop {
-        let outcome = async { entry::release(&core.commands.connection().await?, keys, owner, true).await };
-        let failure = match outcome.await {
+        let failure = match entry::release_at(servers, keys, owner, true).await {
             Ok(held) => return Ok(held),
             Err(failure) => failure,
         };
-        let hopeless = failure.kind() != ErrorKind::Unavailable || core.holds.closing().is_cancelled();
+        let hopeless = failure.kind() != ErrorKind::Unavailable || closing.is_cancelled();
         if hopeless || Clock::Suspend.now() >= give_up {
             return Err(failure);
         }

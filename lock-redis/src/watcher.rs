@@ -4,6 +4,8 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
+use futures_util::future::join_all;
 use lock_core::{
     LossReason, OwnerId,
     backend::{Clock, LossTrigger, Moment, Tasks},
@@ -13,9 +15,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    held::{Found, Held, Read},
+    held::{Found, Held},
     lines::{Epoch, Lines, Step, Ticket},
-    link::{Link, Listener},
+    link::{Connection, Listener},
+    servers::Servers,
     sync::locked,
 };
 
@@ -41,12 +44,24 @@ struct Watched {
     asleep_until: Option<Moment>,
 }
 
+/// Reads keys over connections that track what is read.
+#[async_trait]
+pub(crate) trait Reader: Send + Sync + 'static {
+    /// What the keys hold, one for each in order; fewer if they cannot be read.
+    async fn read(&self, keys: &[Arc<str>]) -> Vec<Found>;
+}
+
 const CLOCK: Clock = Clock::Suspend;
 
 impl News {
     pub(crate) fn new() -> Arc<Self> {
         let held = Watched { held: Held::new(), asleep_until: None };
         Arc::new(Self { lines: Mutex::new(Lines::new()), held: Mutex::new(held), wake: Notify::new() })
+    }
+
+    /// What a report means to the guards of a key, whose waiters are not told.
+    pub(crate) fn changed_for_holders(&self, key: &str) {
+        self.update_held(|held| held.changed(key, CLOCK.now()));
     }
 
     fn update_held(&self, update: impl FnOnce(&mut Held<LossTrigger>)) {
@@ -66,7 +81,7 @@ impl Listener for News {
         if let Some(head) = head {
             head.notify_one();
         }
-        self.update_held(|held| held.changed(key, CLOCK.now()));
+        self.changed_for_holders(key);
     }
 
     fn missed(&self) {
@@ -104,12 +119,12 @@ impl Watcher {
         Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken }
     }
 
-    /// Watches over a guard, reading its key over `link`, until [`leave`](Self::leave).
-    pub(crate) fn hold(&self, key: &Arc<str>, owner: OwnerId, guard: LossTrigger, link: &Arc<Link>) {
+    /// Watches over a guard, whose key the reader reads, until [`leave`](Self::leave).
+    pub(crate) fn hold(&self, key: &Arc<str>, owner: OwnerId, guard: LossTrigger, reader: Arc<dyn Reader>) {
         let mut driver = locked(&self.driver);
         if driver.as_ref().is_none_or(JoinHandle::is_finished) {
             locked(&self.news.held).asleep_until = None;
-            *driver = self.tasks.spawn(drive(Arc::clone(&self.news), Arc::clone(link), self.stop.clone()));
+            *driver = self.tasks.spawn(drive(Arc::clone(&self.news), reader, self.stop.clone()));
         }
         drop(driver);
         self.news.update_held(|held| held.insert(key, owner, guard, CLOCK.now()));
@@ -178,7 +193,7 @@ impl Drop for Place {
     }
 }
 
-async fn drive(news: Arc<News>, link: Arc<Link>, stop: CancellationToken) {
+async fn drive(news: Arc<News>, reader: Arc<dyn Reader>, stop: CancellationToken) {
     loop {
         let (read, next) = {
             let mut watched = locked(&news.held);
@@ -189,7 +204,7 @@ async fn drive(news: Arc<News>, link: Arc<Link>, stop: CancellationToken) {
         let work = async {
             match (&read, next) {
                 (Some(read), _) => {
-                    let found = fetch(&link, read).await;
+                    let found = reader.read(&read.keys).await;
                     let lost = locked(&news.held).held.complete(read, &found, CLOCK.now());
                     lost.iter().for_each(|guard| guard.lose(LossReason::Removed));
                 }
@@ -207,16 +222,40 @@ async fn drive(news: Arc<News>, link: Arc<Link>, stop: CancellationToken) {
     }
 }
 
-/// Reads keys over the tracking link, which has the server report their next change.
-async fn fetch(link: &Link, read: &Read) -> Vec<Found> {
-    let mut gets = redis::pipe();
-    for key in &read.keys {
-        gets.cmd("GET").arg(&**key);
+#[async_trait]
+impl Reader for Servers {
+    async fn read(&self, keys: &[Arc<str>]) -> Vec<Found> {
+        let mut found = vec![None; keys.len()];
+        let groups = self.group(keys.iter().map(|key| &**key));
+        let reads = groups.iter().map(|places| async move { (places, read_group(self, keys, places).await) });
+        for (places, values) in join_all(reads).await {
+            for (at, value) in places.iter().zip(values) {
+                found[*at] = value;
+            }
+        }
+        found
     }
-    let values = async { link.connection().await?.run_all(&gets, read.keys.len()).await };
+}
+
+/// What those of the keys hold that one server keeps.
+async fn read_group(servers: &Servers, keys: &[Arc<str>], places: &[usize]) -> Vec<Found> {
+    let Some(first) = places.first() else { return Vec::new() };
+    let mut gets = redis::pipe();
+    for at in places {
+        gets.cmd("GET").arg(&*keys[*at]);
+    }
+    let mut route = servers.route(&keys[*first]);
+    let values = async {
+        let connection: Connection = route.tracking().await?;
+        connection.run_all(&gets, places.len()).await
+    };
     match values.await {
-        Ok(values) => values.into_iter().map(|value| value.ok().and_then(held_value)).collect(),
+        Ok(values) => {
+            values.iter().filter_map(|value| value.as_ref().err()).for_each(|failure| servers.note(failure));
+            values.into_iter().map(|value| value.ok().and_then(held_value)).collect()
+        }
         Err(failure) => {
+            servers.note(&failure);
             tracing::debug!(?failure, "held locks cannot be watched at the moment, their renewals tell of a loss");
             Vec::new()
         }
