@@ -164,14 +164,18 @@ async fn send_batch(batch: Vec<Job>) {
     match kv.txn(Txn::new().when(conditions).and_then(all)).await {
         Ok(whole) if whole.succeeded() => answer_all(batch, &whole),
         Ok(_) => each_alone(batch).await,
-        // A refusal may be meant for one of them. Anything else is everybody's.
-        Err(error) if Failure::from(copy(&error)).transient => {
+        // A refusal may be meant for one of them; but not where all may have been done. Anything else is everybody's.
+        Err(error) if is_everybodys(&Failure::from(copy(&error))) => {
             for job in batch {
                 let _ = job.answer.send(Err(copy(&error)));
             }
         }
         Err(_) => each_alone(batch).await,
     }
+}
+
+fn is_everybodys(failure: &Failure) -> bool {
+    failure.transient || failure.error.is_indeterminate()
 }
 
 fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {

@@ -4,19 +4,17 @@ use std::sync::{
 };
 
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, TxnOp, TxnOpResponse};
-use lock_core::{
-    ErrorKind, LockError, LockName, LossReason, Terms,
-    backend::{Clock, Finish},
-};
+use lock_core::{ErrorKind, LockError, LockName, LossReason, Terms, backend::Finish};
 
 use crate::{
     batch::{self, Company},
-    cluster::{Answered, LATE_REQUEST},
+    cluster::Answered,
     core::Core,
     error::Failure,
+    ghosts::exorcise,
     keys::Prefix,
     note::Note,
-    own_entry::{OwnEntry, remove_for_sure},
+    own_entry::OwnEntry,
     queue::Snapshot,
     session::Session,
 };
@@ -105,27 +103,24 @@ impl Request {
         let request = Arc::new(self);
         tasks.finish(async move {
             let outcome = run(Arc::clone(&request)).await;
-            if !request.settle(&outcome) {
-                let tasks = request.core.holds.tasks().clone();
-                tasks.spawn(async move { remove_for_sure(&request.core, &request.session, &request.key).await });
-            }
+            request.settle(&outcome);
             outcome.map_err(|failure| failure.error)
         })
     }
 
-    /// Whether it is known what became of the entry.
-    fn settle(&self, outcome: &Result<Option<Claim>, Failure>) -> bool {
-        let late = self.doubtful.load(Ordering::Relaxed);
+    /// Sees to it that no attempt leaves an entry behind that nobody knows of, and that the key may be used again.
+    fn settle(&self, outcome: &Result<Option<Claim>, Failure>) {
+        let doubtful = self.doubtful.load(Ordering::Relaxed);
         match outcome {
-            // The claim knows of a late attempt.
-            Ok(Some(_)) => return true,
-            Ok(None) if late => return false,
+            // The claim sees to its key. Entries to come are not to share the lease with one that may come late.
+            Ok(Some(_)) if doubtful => return self.core.sessions.retire(&self.session),
+            Ok(Some(_)) => return,
             Err(failure) if failure.lease_gone => self.session.lease().lose(LossReason::Removed),
-            Err(failure) if late || failure.error.is_indeterminate() => return false,
+            Err(failure) if failure.error.is_indeterminate() => return exorcise(&self.core, &self.session, &self.key),
+            Ok(None) | Err(_) if doubtful => return exorcise(&self.core, &self.session, &self.key),
             Ok(None) | Err(_) => {}
         }
         self.session.places().give_back(&self.name, self.number);
-        true
     }
 
     fn put(&self) -> TxnOp {
@@ -235,7 +230,7 @@ impl Request {
             key: self.key.clone(),
             number: self.number,
             created,
-            late_until: self.doubtful.load(Ordering::Relaxed).then(|| Clock::Suspend.now() + LATE_REQUEST),
+            doubtful: self.doubtful.load(Ordering::Relaxed),
             given_up: AtomicBool::new(false),
         };
         Claim { entry: Arc::new(entry), glance, armed: true }

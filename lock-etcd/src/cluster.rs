@@ -189,9 +189,6 @@ impl Cluster {
     }
 }
 
-/// After this the server has dropped a request that was in flight: its limit is 5 s plus two election timeouts.
-pub(crate) const LATE_REQUEST: Duration = Duration::from_secs(8);
-
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 

@@ -45,6 +45,7 @@ mod config;
 mod core;
 mod entry;
 mod error;
+mod ghosts;
 mod keys;
 mod lock;
 mod monitor;

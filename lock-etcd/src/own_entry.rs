@@ -8,16 +8,13 @@ use std::{
 };
 
 use etcd_client::{Compare, CompareOp, TxnOp};
-use lock_core::{
-    LockName,
-    backend::{Clock, Moment},
-};
+use lock_core::LockName;
 
 use crate::{
     batch::{self, Company},
-    cluster::LATE_REQUEST,
     core::Core,
     error::Failure,
+    ghosts::exorcise,
     keys::Prefix,
     session::Session,
 };
@@ -32,8 +29,8 @@ pub(crate) struct OwnEntry {
     pub(crate) number: u64,
     /// The create revision.
     pub(crate) created: i64,
-    /// Until when an attempt whose answer was lost may still make the entry, again if it has been removed by then.
-    pub(crate) late_until: Option<Moment>,
+    /// An attempt whose answer was lost may make the entry again after it has been removed.
+    pub(crate) doubtful: bool,
     /// The entry is gone, and its key has been given up.
     pub(crate) given_up: AtomicBool,
 }
@@ -62,7 +59,7 @@ impl OwnEntry {
             }
             if !failure.transient {
                 // A user who may only write may not compare. The key has not been given up: it is nobody else's.
-                return remove_key(&self.core, &self.session, &self.key).await;
+                return exorcise(&self.core, &self.session, &self.key);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -74,11 +71,11 @@ impl OwnEntry {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        let Some(late_until) = self.late_until else {
-            return self.session.places().give_back(&self.name, self.number);
-        };
-        let (core, session, key) = (Arc::clone(&self.core), Arc::clone(&self.session), self.key.clone());
-        self.core.holds.tasks().spawn(async move { remove_after(&core, &session, &key, late_until).await });
+        if self.doubtful {
+            exorcise(&self.core, &self.session, &self.key);
+        } else {
+            self.session.places().give_back(&self.name, self.number);
+        }
     }
 }
 
@@ -90,38 +87,3 @@ impl fmt::Debug for OwnEntry {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Deletes an entry whose key is not used again, until that is done or its lease has ended.
-async fn remove_key(core: &Core, session: &Session, key: &str) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let answer = core.cluster.call(|etcd| {
-            let mut kv = etcd.kv_client();
-            async move { kv.delete(key, None).await }
-        });
-        match answer.await {
-            Ok(_) => return,
-            Err(_) if !session.is_alive() => return,
-            Err(failure) if !failure.transient => return core.sessions.retire(session),
-            Err(_) => tokio::time::sleep(pause).await,
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// Removes an entry that a request may still make: now, and once more when that request cannot take effect any more.
-pub(crate) async fn remove_for_sure(core: &Core, session: &Session, key: &str) {
-    remove_key(core, session, key).await;
-    // Counted from now: what was stuck on the way may be delivered as soon as the way is free again.
-    let late_until = Clock::Suspend.now() + LATE_REQUEST;
-    remove_after(core, session, key, late_until).await;
-}
-
-async fn remove_after(core: &Core, session: &Session, key: &str, late_until: Moment) {
-    tokio::select! {
-        () = Clock::Suspend.sleep_until(late_until) => remove_key(core, session, key).await,
-        // The leases are revoked then, and every entry goes with them.
-        () = core.holds.closing().cancelled() => {}
-        () = session.lease().ended().cancelled() => {}
-    }
-}

@@ -15,11 +15,7 @@ use lock_core::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    cluster::{Cluster, LATE_REQUEST},
-    error::Failure,
-    places::Places,
-};
+use crate::{cluster::Cluster, error::Failure, ghosts::Ghosts, places::Places};
 
 /// A lease in etcd that keeps any number of entries, and that is renewed as one.
 ///
@@ -30,6 +26,7 @@ pub(crate) struct Session {
     lease: Arc<Lease>,
     keep: Mutex<Option<Keep>>,
     places: Places,
+    ghosts: Ghosts,
     /// The lease has been revoked, and with it every entry.
     revoked: AtomicBool,
     home: Arc<Home>,
@@ -60,6 +57,11 @@ impl Session {
         &self.places
     }
 
+    /// What requests without an answer may still make.
+    pub(crate) fn ghosts(&self) -> &Ghosts {
+        &self.ghosts
+    }
+
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
     }
@@ -84,26 +86,34 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let (cluster, id) = (Arc::clone(&self.home.cluster), self.granted.id);
-        self.home.tasks.spawn(async move {
-            revoke(&cluster, id).await;
+        self.ghosts.lay_to_rest();
+        let (home, id, lease) = (Arc::clone(&self.home), self.granted.id, Arc::clone(&self.lease));
+        home.tasks.clone().spawn(async move {
+            // Nobody is waiting for it, and entries that are left block their locks until it is done.
+            while revoke(&home.cluster, id).await.is_err() && lease.deadline().is_ok() && !home.closing.is_cancelled() {
+                tokio::time::sleep(REVOKE_PAUSE).await;
+            }
         });
     }
 }
 
+/// After all the attempts of one request.
+const REVOKE_PAUSE: Duration = Duration::from_secs(1);
+/// After this the server has dropped a request that was in flight: its limit is 5 s plus two election timeouts.
+const LATE_REQUEST: Duration = Duration::from_secs(8);
+
 /// Revokes a lease and says whether it was there; if that fails, the lease runs out by itself.
-async fn revoke(cluster: &Cluster, id: i64) -> bool {
+async fn revoke(cluster: &Cluster, id: i64) -> Result<bool, Failure> {
     let outcome = cluster.call(|client| {
         let mut leases = client.lease_client();
         async move { leases.revoke(id).await }
     });
     match outcome.await {
-        Ok(_) => true,
+        Ok(_) => Ok(true),
+        Err(failure) if failure.lease_gone => Ok(false),
         Err(failure) => {
-            if !failure.lease_gone {
-                tracing::debug!(error = %failure.error, "lease not revoked, it runs out with its TTL");
-            }
-            false
+            tracing::debug!(error = %failure.error, "lease not revoked, it runs out with its TTL");
+            Err(failure)
         }
     }
 }
@@ -172,8 +182,8 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Takes a session out of use, for an entry of it could not be removed: with the last guard and waiter that have it
-    /// its lease ends, and the entry. The session of a client that goes on would keep it for ever.
+    /// Takes a session out of use, for there is, or may come to be, an entry of it that cannot be removed: with the last
+    /// guard and waiter that have it its lease ends, and the entry. The session of a client that goes on would keep it for ever.
     pub(crate) fn retire(&self, session: &Session) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.by_ttl.retain(|_, other| !std::ptr::eq(other.as_ptr(), session));
@@ -212,7 +222,7 @@ impl Sessions {
         };
         for session in sessions {
             session.lease.lose(LossReason::Shutdown);
-            let revoked = revoke(&self.home.cluster, session.id()).await;
+            let revoked = matches!(revoke(&self.home.cluster, session.id()).await, Ok(true));
             session.revoked.store(revoked, Ordering::Release);
         }
         // What still tries to reach a store that does not answer is left to the end of its lease.
@@ -250,6 +260,7 @@ impl Home {
             lease,
             keep: Mutex::new(Some(keep)),
             places: Places::default(),
+            ghosts: Ghosts::default(),
             revoked: AtomicBool::new(false),
             home: Arc::clone(self),
         }))
@@ -258,12 +269,12 @@ impl Home {
     /// Revokes a lease that a request may still grant: now, or when that request cannot take effect any more.
     async fn revoke_for_sure(&self, id: i64) {
         let late_until = Clock::Suspend.now() + LATE_REQUEST;
-        if revoke(&self.cluster, id).await {
+        if matches!(revoke(&self.cluster, id).await, Ok(true)) {
             return;
         }
         tokio::select! {
             () = Clock::Suspend.sleep_until(late_until) => {
-                revoke(&self.cluster, id).await;
+                let _ = revoke(&self.cluster, id).await;
             }
             // Nobody waits this long at a shutdown: a lease without entries runs out by itself.
             () = self.closing.cancelled() => {}

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{TcpProxy, Trouble};
-use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
+use etcd_client::PutOptions;
+use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockGuard, LossReason, RetryAdvice};
+use lock_etcd::EtcdLock;
 
 mod common;
 use common::{Operator, Waiter, address, behind, builder, client, name, own, promptly, until, works};
@@ -176,7 +178,7 @@ async fn a_waiter_on_a_silent_member_moves_to_another_one() {
     let server = or_skip!(own());
     let (one, two) = (TcpProxy::start(address(&server)).await.unwrap(), TcpProxy::start(address(&server)).await.unwrap());
     let endpoints = [one.address().to_string(), two.address().to_string()];
-    let locks = lock_etcd::EtcdLock::builder(endpoints).with_ttl(common::NEVER).connect().await.unwrap();
+    let locks = EtcdLock::builder(endpoints).with_ttl(common::NEVER).connect().await.unwrap();
     let (holder, operator) = (client(&server).await, Operator::of(&server).await);
     // Whichever it talks to, one of the rounds silences that one.
     for silenced in [&one, &two] {
@@ -236,4 +238,57 @@ async fn a_shutdown_that_is_dropped_leaves_no_lease() {
     let _ = tokio::time::timeout(Duration::ZERO, locks.shutdown()).await;
     until("no lease", || async { operator.leases().await == 0 }).await;
     assert!(guard.is_lost() && locks.acquire("a").await.is_err());
+}
+
+/// A client that has a lock on `held`, and then one on `a` whose first request is stuck on its way to one member and was made
+/// again on another.
+async fn stuck_on_the_way([first, second]: [&TcpProxy; 2]) -> (EtcdLock, LockGuard, LockGuard) {
+    second.set(Trouble::Refuse);
+    let addresses = [first, second].map(|proxy| proxy.address().to_string());
+    let locks = EtcdLock::builder(addresses).with_ttl(common::NEVER).with_request_timeout(Duration::from_secs(3)).connect().await.unwrap();
+    let held = locks.acquire("held").await.unwrap();
+    second.set(Trouble::None);
+    first.set(Trouble::Blackhole);
+    let guard = promptly("the lock", locks.acquire("a")).await.unwrap();
+    (locks, held, guard)
+}
+
+/// However late: a frozen member carries out what it had received when it goes on.
+#[tokio::test]
+async fn a_request_that_arrives_after_its_session_has_ended_blocks_nobody() {
+    let server = or_skip!(own());
+    let (one, two) = (TcpProxy::start(address(&server)).await.unwrap(), TcpProxy::start(address(&server)).await.unwrap());
+    let (locks, held, guard) = stuck_on_the_way([&one, &two]).await;
+    let operator = Operator::of(&server).await;
+    let lease = operator.entries("a").await[0].lease;
+    held.release().await.unwrap();
+    guard.release().await.unwrap();
+    until("the session in doubt has ended", || async { !operator.has_lease(lease).await }).await;
+    one.set(Trouble::None);
+    for _ in 0..20 {
+        locks.try_acquire("a").await.unwrap().expect("nobody holds it").release().await.unwrap();
+    }
+    operator.until_entries("a", 0).await;
+}
+
+#[tokio::test]
+async fn an_entry_that_comes_late_is_removed_while_its_session_lives_on() {
+    let server = or_skip!(own());
+    let (one, two) = (TcpProxy::start(address(&server)).await.unwrap(), TcpProxy::start(address(&server)).await.unwrap());
+    let (locks, held, guard) = stuck_on_the_way([&one, &two]).await;
+    let operator = Operator::of(&server).await;
+    let entry = operator.entries("a").await.remove(0);
+    assert_eq!(entry.lease, operator.entries("held").await[0].lease);
+    guard.release().await.unwrap();
+    operator.until_entries("a", 0).await;
+    for _ in 0..2 {
+        // What the late request does.
+        let late = PutOptions::new().with_lease(entry.lease);
+        operator.0.kv_client().put(entry.key.as_str(), "", Some(late)).await.unwrap();
+        promptly("somebody else's turn", client(&server).await.acquire("a")).await.unwrap().release().await.unwrap();
+    }
+    assert_eq!(held.state(), GuardState::Held);
+    held.release().await.unwrap();
+    until("the session in doubt has ended", || async { !operator.has_lease(entry.lease).await }).await;
+    works(&locks).await;
 }
