@@ -1,12 +1,14 @@
 use std::time::Duration;
 
 use lock_core::{ErrorKind, LockError, Operation, Secret, TlsFiles};
-use redis::{Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, TlsCertificates};
+use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
 use crate::{
+    address::Address,
     capabilities::{BACKEND, capabilities},
     error::Failure,
     lock::RedisLock,
+    topology::{Credentials, Topology},
 };
 
 /// Sets up a [`RedisLock`].
@@ -23,11 +25,9 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedisLockBuilder {
-    host: String,
-    port: u16,
+    pub(crate) topology: Topology,
     database: u32,
-    username: Option<String>,
-    password: Option<Secret>,
+    credentials: Credentials,
     tls: Option<TlsFiles>,
     pub(crate) prefix: String,
     pub(crate) ttl: Duration,
@@ -45,11 +45,9 @@ const MAX_PREFIX: usize = 1024;
 impl RedisLockBuilder {
     pub(crate) fn new() -> Self {
         Self {
-            host: "127.0.0.1".into(),
-            port: DEFAULT_PORT,
+            topology: Topology::Server(Address::new("127.0.0.1", DEFAULT_PORT)),
             database: 0,
-            username: None,
-            password: None,
+            credentials: Credentials::default(),
             tls: None,
             prefix: String::new(),
             ttl: Duration::from_secs(30),
@@ -61,9 +59,47 @@ impl RedisLockBuilder {
 
     /// The server; default: `127.0.0.1`, port 6379. An IPv6 address may have brackets.
     pub fn with_address(mut self, host: impl AsRef<str>, port: u16) -> Self {
-        let host = host.as_ref();
-        self.host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-        self.port = port;
+        self.topology = Topology::Server(Address::new(host.as_ref(), port));
+        self
+    }
+
+    /// Sentinels instead of a server: the locks are on whichever server is the master of `service`, also after a failover.
+    ///
+    /// Give all of them. With TLS they are spoken to over TLS too.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_core::LockError> {
+    /// let locks = lock_redis::RedisLock::builder().with_sentinels([("s1", 26379), ("s2", 26379), ("s3", 26379)], "mymaster").connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_sentinels<H: AsRef<str>>(mut self, sentinels: impl IntoIterator<Item = (H, u16)>, service: impl Into<String>) -> Self {
+        let credentials = match self.topology {
+            Topology::Sentinels { credentials, .. } => credentials,
+            _ => Credentials::default(),
+        };
+        self.topology = Topology::Sentinels { sentinels: addresses(sentinels), service: service.into(), credentials };
+        self
+    }
+
+    /// The user and password of the sentinels themselves; default: none. After [`with_sentinels`](Self::with_sentinels).
+    pub fn with_sentinel_credentials(mut self, username: Option<String>, password: Secret) -> Self {
+        if let Topology::Sentinels { credentials, .. } = &mut self.topology {
+            *credentials = Credentials { username, password: Some(password) };
+        }
+        self
+    }
+
+    /// A cluster instead of a server: give a few of its servers, the others are found.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lock_core::LockError> {
+    /// let locks = lock_redis::RedisLock::builder().with_cluster([("r1", 6379), ("r2", 6379), ("r3", 6379)]).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_cluster<H: AsRef<str>>(mut self, servers: impl IntoIterator<Item = (H, u16)>) -> Self {
+        self.topology = Topology::Cluster(addresses(servers));
         self
     }
 
@@ -75,13 +111,13 @@ impl RedisLockBuilder {
 
     /// The user, for servers with access rules; default: the server's default user.
     pub fn with_username(mut self, username: impl Into<String>) -> Self {
-        self.username = Some(username.into());
+        self.credentials.username = Some(username.into());
         self
     }
 
     /// The password; default: none.
     pub fn with_password(mut self, password: Secret) -> Self {
-        self.password = Some(password);
+        self.credentials.password = Some(password);
         self
     }
 
@@ -105,7 +141,8 @@ impl RedisLockBuilder {
     }
 
     /// Longest time until a connection can be used: name resolution, TCP, TLS and log-in together; default: 5 s. An
-    /// acquisition that waits puts up with an unreachable server for twice as long.
+    /// acquisition that waits puts up with an unreachable server for twice as long, and with sentinels or a cluster for at
+    /// least a minute.
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -135,8 +172,10 @@ impl RedisLockBuilder {
     ///
     /// Nothing is left behind when it is dropped.
     pub async fn connect(self) -> Result<RedisLock, LockError> {
-        let client = self.client().map_err(|error| error.during(Operation::Connect).on(BACKEND))?;
-        self.connect_with(client).await
+        if self.tls.is_some() {
+            ensure_crypto();
+        }
+        self.open(None).await
     }
 
     /// Connects with the address, credentials and TLS settings of an existing `redis` client instead of the builder's.
@@ -149,11 +188,15 @@ impl RedisLockBuilder {
     ///
     /// As [`connect`](Self::connect).
     pub async fn connect_with(self, client: Client) -> Result<RedisLock, LockError> {
+        if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) {
+            ensure_crypto();
+        }
+        self.open(Some(client)).await
+    }
+
+    async fn open(self, client: Option<Client>) -> Result<RedisLock, LockError> {
         let connect = async {
             self.check()?;
-            if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) {
-                ensure_crypto();
-            }
             RedisLock::open(client, self).await
         };
         connect.await.map_err(|error| error.during(Operation::Connect).on(BACKEND))
@@ -175,15 +218,21 @@ impl RedisLockBuilder {
         Ok(())
     }
 
-    pub(crate) fn client(&self) -> Result<Client, LockError> {
-        let (host, port) = (self.host.clone(), self.port);
+    /// How to connect to a server.
+    pub(crate) fn info(&self, server: &Address) -> Result<ConnectionInfo, LockError> {
+        self.info_with(server, &self.credentials, self.database)
+    }
+
+    /// The same with other credentials.
+    pub(crate) fn info_with(&self, server: &Address, credentials: &Credentials, database: u32) -> Result<ConnectionInfo, LockError> {
+        let (host, port) = (server.host.clone(), server.port);
         let address = match &self.tls {
             Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
             None => ConnectionAddr::Tcp(host, port),
         };
         let mut info = address.into_connection_info().map_err(Failure::unsent)?;
-        let mut settings = info.redis_settings().clone().set_db(i64::from(self.database));
-        match (&self.username, &self.password) {
+        let mut settings = info.redis_settings().clone().set_db(i64::from(database));
+        match (&credentials.username, &credentials.password) {
             (None, None) => {}
             (username, Some(password)) => {
                 settings = settings.set_password(password.expose());
@@ -195,11 +244,16 @@ impl RedisLockBuilder {
         }
         info = info.set_redis_settings(settings);
         let client = match &self.tls {
+            // The files are read into the address here.
             Some(files) => Client::build_with_tls(info, certificates(files)),
             None => Client::open(info),
         };
-        Ok(client.map_err(Failure::bad_setting)?)
+        Ok(client.map_err(Failure::bad_setting)?.get_connection_info().clone())
     }
+}
+
+fn addresses<H: AsRef<str>>(servers: impl IntoIterator<Item = (H, u16)>) -> Vec<Address> {
+    servers.into_iter().map(|(host, port)| Address::new(host.as_ref(), port)).collect()
 }
 
 fn certificates(files: &TlsFiles) -> TlsCertificates {
@@ -246,23 +300,27 @@ mod tests {
         }
     }
 
+    fn info_of(builder: &RedisLockBuilder) -> Result<ConnectionInfo, LockError> {
+        let Topology::Server(address) = &builder.topology else { panic!("not one server") };
+        builder.info(address)
+    }
+
     #[test]
     fn credentials_and_address_reach_the_client_and_no_output() {
         let builder =
             RedisLockBuilder::new().with_address("[::1]", 1).with_username("app").with_password(Secret::new("s3cret")).with_database(7);
-        let client = builder.client().unwrap();
-        let info = client.get_connection_info();
+        let info = info_of(&builder).unwrap();
         assert_eq!(info.addr(), &ConnectionAddr::Tcp("::1".into(), 1));
         let settings = info.redis_settings();
         assert_eq!((settings.username(), settings.password(), settings.db()), (Some("app"), Some("s3cret"), 7));
         assert!(!format!("{builder:?}").contains("s3cret"));
-        assert_eq!(RedisLockBuilder::new().with_username("app").client().unwrap_err().kind(), ErrorKind::InvalidOptions);
+        assert_eq!(info_of(&RedisLockBuilder::new().with_username("app")).unwrap_err().kind(), ErrorKind::InvalidOptions);
     }
 
     #[test]
     fn a_broken_certificate_is_a_bad_setting() {
         let files = TlsFiles { ca: None, identity: Some(("not a certificate".into(), Secret::new("s3cret"))) };
-        let error = RedisLockBuilder::new().with_tls(files).client().unwrap_err();
+        let error = info_of(&RedisLockBuilder::new().with_tls(files)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidUrl);
         assert!(!format!("{error} {error:?}").contains("s3cret"));
     }

@@ -8,8 +8,9 @@ use lock_core::{
 use crate::{
     claim::{Answer, Claim},
     error::Failure,
-    link::{Connection, Link},
+    link::Connection,
     renewal::RedisRenewer,
+    servers::{Route, Servers},
     watcher::{Place, Watcher},
 };
 
@@ -22,8 +23,7 @@ pub(crate) struct Core {
     pub(crate) poll: Duration,
     /// Longest time for which an acquisition puts up with a server that cannot be reached.
     pub(crate) patience: Duration,
-    pub(crate) commands: Arc<Link>,
-    pub(crate) tracking: Arc<Link>,
+    pub(crate) servers: Arc<Servers>,
     pub(crate) watcher: Watcher,
     pub(crate) keeper: Arc<Keeper<RedisRenewer>>,
     pub(crate) holds: Arc<Holds>,
@@ -97,19 +97,17 @@ impl Core {
     }
 
     async fn request(&self, claim: &mut Claim, via: Via) -> Result<(Answer, Used), Failure> {
-        let used = match via {
-            Via::Commands => Used { connection: self.commands.connection().await?, tracked: false },
-            Via::Tracking => self.tracking_or_commands().await?,
-        };
-        Ok((claim.request(used.connection.clone(), used.tracked).await?, used))
-    }
-
-    /// A server or an access rule that does not allow tracking makes waiters poll.
-    async fn tracking_or_commands(&self) -> Result<Used, Failure> {
-        match self.tracking.connection().await {
-            Ok(connection) => Ok(Used { connection, tracked: true }),
-            Err(failure) if failure.is_refusal() => Ok(Used { connection: self.commands.connection().await?, tracked: false }),
-            Err(failure) => Err(failure),
+        let key = Arc::clone(claim.key());
+        let mut route = self.servers.route(&key);
+        loop {
+            let used = match via {
+                Via::Commands => Used { connection: route.commands().await?, tracked: false },
+                Via::Tracking => tracking_or_commands(&mut route).await?,
+            };
+            match claim.request(used.connection.clone(), used.tracked).await {
+                Err(failure) if route.follow(&failure).await => {}
+                answer => return Ok((answer?, used)),
+            }
         }
     }
 
@@ -120,7 +118,17 @@ impl Core {
     }
 }
 
+/// A server or an access rule that does not allow tracking makes waiters poll.
+async fn tracking_or_commands(route: &mut Route<'_>) -> Result<Used, Failure> {
+    match route.tracking().await {
+        Ok(connection) => Ok(Used { connection, tracked: true }),
+        Err(failure) if failure.is_refusal() => Ok(Used { connection: route.commands().await?, tracked: false }),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Over which link to send a request.
+#[derive(Clone, Copy)]
 enum Via {
     Commands,
     Tracking,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lock_core::{LockError, OwnerId, backend::Entry};
 use redis::Value;
 
-use crate::{core::Core, error::Failure, keys::Keys, link::Connection, renewal::Kept, scripts, sync::locked, undo::undo};
+use crate::{core::Core, error::Failure, keys::Keys, link::Connection, renewal::Kept, scripts, servers::Servers, sync::locked, undo::undo};
 
 /// A guard's entry in the store.
 pub(crate) struct Holding {
@@ -42,8 +42,7 @@ impl Holding {
 impl Entry for Holding {
     async fn release(&self) -> Result<bool, LockError> {
         self.unwatch();
-        let connection = self.core.commands.connection().await?;
-        let held = release(&connection, &self.kept.keys, &self.kept.owner, self.noted).await?;
+        let held = release_at(&self.core.servers, &self.kept.keys, &self.kept.owner, self.noted).await?;
         self.undo_strays();
         Ok(held)
     }
@@ -62,7 +61,12 @@ impl fmt::Debug for Holding {
     }
 }
 
-/// Removes this owner's entry and no other; says whether it was there.
+/// Removes this owner's entry and no other, wherever it is now; says whether it was there.
+pub(crate) async fn release_at(servers: &Servers, keys: &Keys, owner: &OwnerId, noted: bool) -> Result<bool, Failure> {
+    servers.at(&keys.lock, |connection| async move { release(&connection, keys, owner, noted).await }).await
+}
+
+/// The same over one connection.
 pub(crate) async fn release(connection: &Connection, keys: &Keys, owner: &OwnerId, noted: bool) -> Result<bool, Failure> {
     let answer = connection
         .run_script(&scripts::RELEASE, keys, |command| {

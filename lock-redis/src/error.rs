@@ -14,6 +14,16 @@ pub(crate) struct Failure {
     setting: bool,
 }
 
+/// Where a request is to be sent instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Redirection<'a> {
+    pub(crate) slot: u16,
+    /// `host:port`; the host may be missing.
+    pub(crate) address: &'a str,
+    /// This request only (`ASK`), because the slot is on its way; else all of the slot (`MOVED`).
+    pub(crate) once: bool,
+}
+
 impl Failure {
     /// The server has not seen the request.
     pub(crate) fn unsent(error: impl Into<RedisError>) -> Self {
@@ -46,9 +56,31 @@ impl Failure {
         Self::sent((redis::ErrorKind::UnexpectedReturnType, what))
     }
 
+    /// The server is a replica, or about to become one.
+    pub(crate) fn not_a_master() -> Self {
+        Self::unsent(redis::make_extension_error("READONLY".into(), Some("the server says that it is a replica".into())))
+    }
+
     /// The server has forgotten a script: nothing was done.
     pub(crate) fn is_unknown_script(&self) -> bool {
         self.error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+    }
+
+    /// A server of a cluster says which other server keeps the key.
+    pub(crate) fn redirection(&self) -> Option<Redirection<'_>> {
+        let (address, slot) = self.error.redirect_node()?;
+        let once = self.error.kind() == redis::ErrorKind::Server(ServerErrorKind::Ask);
+        Some(Redirection { slot, address, once })
+    }
+
+    /// The keys are on their way from one server of a cluster to another.
+    pub(crate) fn is_try_again(&self) -> bool {
+        self.code() == "TRYAGAIN"
+    }
+
+    /// Another server may be in charge of the key by now.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.error.is_io_error() || self.ends_connection() || matches!(self.code(), "MOVED" | "CLUSTERDOWN")
     }
 
     /// No answer in time.
@@ -72,9 +104,8 @@ impl Failure {
         match self.code() {
             // What a script may call is checked call by call: it may have got further.
             "NOPERM" => !self.detail().contains("script"),
-            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
-                true
-            }
+            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
+            | "MOVED" | "ASK" => true,
             _ => !self.sent,
         }
     }
@@ -109,6 +140,9 @@ impl Failure {
                 "ERR" if self.is_refused_to_script() => ErrorKind::PermissionDenied,
                 "ERR" if self.detail().contains("max number of clients") => ErrorKind::Exhausted,
                 "ERR" if self.detail().contains("DB index") => ErrorKind::InvalidUrl,
+                "ERR" if self.detail().contains("No such master") => ErrorKind::InvalidUrl,
+                "ERR" if self.detail().contains("cluster support disabled") => ErrorKind::InvalidUrl,
+                "ERR" if self.detail().contains("non local key") => ErrorKind::Unavailable,
                 "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MISCONF" | "NOREPLICAS" => {
                     ErrorKind::Unavailable
                 }
@@ -143,7 +177,14 @@ impl Failure {
                 "the server refused the user name or password; check them in the URL or in LOCK_REDIS_USERNAME and LOCK_REDIS_PASSWORD"
             }
             (ErrorKind::Exhausted, _) => "the server is out of memory or connections; raise its limits or use fewer",
-            (ErrorKind::Unsupported, _) => "the server is a node of a cluster or too old; connect to a single server, version 6 or later",
+            (ErrorKind::Unsupported, "MOVED" | "ASK") => "the server is one of a cluster; connect with redis+cluster://",
+            (ErrorKind::Unsupported, _) => "the server is too old; use version 6 or later",
+            (ErrorKind::InvalidUrl, "ERR") if self.detail().contains("No such master") => {
+                "the sentinels do not know the service; the first part of the path is its name"
+            }
+            (ErrorKind::InvalidUrl, "ERR") if self.detail().contains("cluster support disabled") => {
+                "the server is not part of a cluster; connect with redis://"
+            }
             (ErrorKind::InvalidUrl, _) => "the address, the number of the database or a PEM file cannot be used",
             (ErrorKind::Unavailable, "READONLY") => "the server is a replica and refuses writes; connect to the primary",
             (ErrorKind::Unavailable, "MISCONF") => "the server refuses writes because it cannot save its data",
@@ -245,6 +286,20 @@ mod tests {
         assert_eq!(failure.kind(), ErrorKind::Protocol);
         let error = LockError::from(failure);
         assert!(!format!("{error} {error:?}").contains("s3cret") && format!("{error:?}").contains("HELLO"), "{error:?}");
+    }
+
+    #[test]
+    fn a_redirection_says_where_to() {
+        let says = |kind, detail: &str| Failure::sent((redis::ErrorKind::Server(kind), "a redirection", detail.to_owned()));
+        let moved = says(ServerErrorKind::Moved, "3999 127.0.0.1:6381");
+        assert_eq!(moved.redirection(), Some(Redirection { slot: 3999, address: "127.0.0.1:6381", once: false }));
+        assert!(moved.had_no_effect() && moved.is_doubtful() && moved.kind() == ErrorKind::Unsupported);
+        assert!(LockError::from(moved).to_string().contains("redis+cluster://"));
+        let ask = says(ServerErrorKind::Ask, "7 :1");
+        assert_eq!(ask.redirection(), Some(Redirection { slot: 7, address: ":1", once: true }));
+        for other in [says(ServerErrorKind::Ask, "what"), server("TRYAGAIN", "x"), server("ERR", "1 h:2")] {
+            assert_eq!(other.redirection(), None);
+        }
     }
 
     #[test]

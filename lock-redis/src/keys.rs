@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use lock_core::LockName;
 
+use crate::slots::SLOTS;
+
 /// The two keys of one lock: both are in the same hash slot of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
@@ -38,7 +40,10 @@ fn companion(lock: &str) -> String {
     stem + &number.unwrap_or_default()
 }
 
-const SLOTS: u16 = 16384;
+/// The hash slot in which a cluster keeps a key.
+pub(crate) fn slot(key: &str) -> u16 {
+    crc16(0, hash_tag(key.as_bytes()).unwrap_or(key.as_bytes())) % SLOTS
+}
 
 /// What a cluster hashes instead of the whole key: the text between the first `{` and the next `}`, if there is any.
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
@@ -72,10 +77,6 @@ const CRC16_TABLE: [u16; 256] = {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn slot(key: &str) -> u16 {
-        crc16(0, hash_tag(key.as_bytes()).unwrap_or(key.as_bytes())) % SLOTS
-    }
 
     fn keys(name: &str) -> Keys {
         Keys::new("", &LockName::new(name).unwrap())

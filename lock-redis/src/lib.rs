@@ -55,9 +55,11 @@
 //! +client|tracking +hello` on the keys of its locks and their companions, which begin like them, and `+select` for a database
 //! other than 0. Without `client|tracking` waiters poll five times a second, and a guard learns of its removal at its renewal.
 
+mod address;
 mod builder;
 mod capabilities;
 mod claim;
+mod cluster;
 mod connector;
 mod core;
 mod entry;
@@ -69,8 +71,13 @@ mod link;
 mod lock;
 mod renewal;
 mod scripts;
+mod sentinels;
+mod servers;
+mod slots;
 mod sync;
+mod topology;
 mod undo;
+mod upstream;
 mod watcher;
 
 pub use builder::RedisLockBuilder;

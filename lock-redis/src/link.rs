@@ -6,10 +6,12 @@ use std::{
 };
 
 use lock_core::backend::Tasks;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection,
+};
 use tokio::sync::watch;
 
-use crate::{error::Failure, keys::Keys, scripts::LockScript, sync::locked};
+use crate::{address::Address, error::Failure, keys::Keys, scripts::LockScript, sync::locked, upstream::Upstream};
 
 /// A connection to the server that is made again whenever it is found broken or silent.
 ///
@@ -19,8 +21,8 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    client: Client,
+pub(crate) struct Shared {
+    upstream: Upstream,
     config: AsyncConnectionConfig,
     timeouts: Timeouts,
     tasks: Tasks,
@@ -69,6 +71,10 @@ pub(crate) struct Connection {
     inner: MultiplexedConnection,
     link: Weak<Shared>,
     health: Arc<Health>,
+    /// The server, where it may become another one's turn.
+    address: Option<Arc<Address>>,
+    /// Whether each command is preceded by `ASKING`, for a server that does not keep the key's slot yet.
+    asking: bool,
 }
 
 /// Since when a connection owes an answer.
@@ -76,18 +82,14 @@ pub(crate) struct Connection {
 struct Health(Mutex<Option<Instant>>);
 
 impl Link {
-    pub(crate) fn new(client: &Client, timeouts: Timeouts, tasks: Tasks, listener: Option<Arc<dyn Listener>>) -> Result<Self, Failure> {
-        let mut info = client.get_connection_info().clone();
+    pub(crate) fn new(upstream: Upstream, timeouts: Timeouts, tasks: Tasks, listener: Option<Arc<dyn Listener>>) -> Self {
         let mut config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(timeouts.response));
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        info = info.set_tcp_settings(tcp);
         if let Some(listener) = &listener {
-            let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-            info = info.set_redis_settings(settings);
             config = config.set_push_sender(pushes_to(Arc::clone(listener)));
         }
-        let client = Client::open(info).map_err(Failure::unsent)?;
-        Ok(Self { shared: Arc::new(Shared { client, config, timeouts, tasks, listener, state: Mutex::default() }) })
+        let shared = Arc::new(Shared { upstream, config, timeouts, tasks, listener, state: Mutex::default() });
+        shared.upstream.register(&shared);
+        Self { shared }
     }
 
     /// The connection, made now if there is none that works.
@@ -106,6 +108,12 @@ impl Link {
         }
     }
 
+    /// Whether there is a connection that seems to work.
+    pub(crate) fn is_connected(&self) -> bool {
+        let state = locked(&self.shared.state);
+        state.current.as_ref().is_some_and(|current| self.shared.is_usable(current))
+    }
+
     /// Gives up the connection; a later one is not kept.
     pub(crate) fn close(&self) {
         let closed = {
@@ -120,8 +128,7 @@ impl Link {
 impl Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connected = locked(&self.shared.state).current.is_some();
-        let address = self.shared.client.get_connection_info().addr().to_string();
-        f.debug_struct("Link").field("address", &address).field("connected", &connected).finish_non_exhaustive()
+        f.debug_struct("Link").field("to", &self.shared.upstream).field("connected", &connected).finish_non_exhaustive()
     }
 }
 
@@ -153,13 +160,13 @@ fn timed_out() -> io::Error {
 
 impl Shared {
     fn current_or_attempt(self: &Arc<Self>) -> Result<Outcome, watch::Receiver<Option<Outcome>>> {
-        let mut silent = None;
+        let mut useless = None;
         let mut state = locked(&self.state);
         if let Some(current) = &state.current {
-            if !current.health.is_silent(self.timeouts.response) {
+            if self.is_usable(current) {
                 return Ok(Ok(current.clone()));
             }
-            silent = state.current.take();
+            useless = state.current.take();
         }
         if let Some((when, failure)) = &state.refused
             && when.elapsed() < self.refused_pause()
@@ -177,7 +184,7 @@ impl Shared {
             }
         };
         drop(state);
-        if silent.is_some() {
+        if useless.is_some() {
             self.missed();
         }
         Err(attempt)
@@ -189,8 +196,8 @@ impl Shared {
             Err(_) => Err(Failure::unsent(timed_out())),
         };
         let outcome = outcome.map_err(|failure| {
-            let (address, limit) = (self.client.get_connection_info().addr(), self.timeouts.connect);
-            failure.while_trying(format!("cannot connect to {address} within {limit:?}"))
+            let limit = self.timeouts.connect;
+            failure.while_trying(format!("cannot connect to {} within {limit:?}", self.upstream))
         });
         {
             let mut state = locked(&self.state);
@@ -203,19 +210,52 @@ impl Shared {
             }
         }
         sender.send_replace(Some(outcome));
+        // The server's turn may have ended just before it became the current one.
+        self.recheck();
     }
 
     async fn connect(self: Arc<Self>) -> Outcome {
-        let inner = self.client.get_multiplexed_async_connection_with_config(&self.config).await.map_err(Failure::unsent)?;
-        let connection = Connection { inner, link: Arc::downgrade(&self), health: Arc::default() };
+        let (info, address) = self.upstream.find().await?;
+        tokio::select! {
+            connected = Arc::clone(&self).connect_to(info, address.clone()) => connected,
+            () = self.upstream.until_not(address.as_deref()) => Err(Failure::unsent(io::Error::from(io::ErrorKind::NotConnected))),
+        }
+    }
+
+    async fn connect_to(self: Arc<Self>, info: ConnectionInfo, address: Option<Arc<Address>>) -> Outcome {
+        let client = Client::open(self.prepared(info)).map_err(Failure::bad_setting)?;
+        let inner = client.get_multiplexed_async_connection_with_config(&self.config).await.map_err(Failure::unsent)?;
+        let connection = Connection { inner, link: Arc::downgrade(&self), health: Arc::default(), address, asking: false };
         match connection.run(&redis::cmd("PING")).await.map_err(Failure::without_effect)? {
             Value::SimpleString(pong) if pong == "PONG" => {}
             _ => return Err(Failure::unexpected("no PONG in answer to PING").without_effect()),
         }
+        self.upstream.check(&connection).await.map_err(Failure::without_effect)?;
         if self.listener.is_some() {
             connection.run(redis::cmd("CLIENT").arg("TRACKING").arg("ON")).await.map_err(Failure::without_effect)?;
         }
         Ok(connection)
+    }
+
+    fn prepared(&self, info: ConnectionInfo) -> ConnectionInfo {
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let mut settings = info.redis_settings().clone();
+        if self.listener.is_some() {
+            settings = settings.set_protocol(ProtocolVersion::RESP3);
+        }
+        info.set_tcp_settings(tcp).set_redis_settings(settings)
+    }
+
+    fn is_usable(&self, connection: &Connection) -> bool {
+        !connection.health.is_silent(self.timeouts.response) && self.upstream.is_in_charge(connection.address.as_deref())
+    }
+
+    /// Gives up a connection to a server whose turn has ended.
+    pub(crate) fn recheck(&self) {
+        let stale = locked(&self.state).current.clone().filter(|current| !self.upstream.is_in_charge(current.address.as_deref()));
+        if let Some(stale) = stale {
+            self.discard(&stale.health);
+        }
     }
 
     fn refused_pause(&self) -> Duration {
@@ -243,6 +283,12 @@ impl Shared {
 impl Connection {
     /// Sends a command and waits for its answer. It may take effect although this fails or is dropped.
     pub(crate) async fn run(&self, command: &Cmd) -> Result<Value, Failure> {
+        if self.asking {
+            let mut only = redis::pipe();
+            only.add_command(command.clone());
+            let answer = self.run_all(&only, 1).await?.pop();
+            return answer.unwrap_or_else(|| Err(Failure::unexpected("no answer to a command after ASKING")));
+        }
         self.health.asked();
         let answer = command.query_async::<Value>(&mut self.inner.clone()).await.map_err(Failure::sent);
         self.heard(&answer);
@@ -265,9 +311,17 @@ impl Connection {
     /// Sends several commands at once; one answer for each, in order.
     pub(crate) async fn run_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Result<Value, Failure>>, Failure> {
         self.health.asked();
-        let answers = self.inner.clone().send_packed_commands(commands, 0, count).await.map_err(Failure::sent);
+        let mut inner = self.inner.clone();
+        let answers = match self.asking {
+            // One after each command; those to `ASKING` itself say nothing.
+            true => inner.send_packed_commands(&after_asking(commands), 0, count * 2).await,
+            false => inner.send_packed_commands(commands, 0, count).await,
+        };
+        let answers = answers.map_err(Failure::sent);
         self.heard(&answers);
-        let answers: Vec<_> = answers?.into_iter().map(|answer| answer.extract_error().map_err(Failure::sent)).collect();
+        let (first, step) = if self.asking { (1, 2) } else { (0, 1) };
+        let answers = answers?.into_iter().skip(first).step_by(step);
+        let answers: Vec<_> = answers.map(|answer| answer.extract_error().map_err(Failure::sent)).collect();
         if let Some(end) = answers.iter().find(|answer| answer.as_ref().is_err_and(Failure::ends_connection)) {
             self.heard(end);
         }
@@ -287,10 +341,23 @@ impl Connection {
         }
     }
 
+    /// The same connection, to a server that is getting the key's slot.
+    pub(crate) fn asking(self) -> Self {
+        Self { asking: true, ..self }
+    }
+
     /// Whether both are the same connection.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.health, &other.health)
     }
+}
+
+fn after_asking(commands: &Pipeline) -> Pipeline {
+    let mut all = redis::pipe();
+    for command in commands.cmd_iter() {
+        all.cmd("ASKING").add_command(command.clone());
+    }
+    all
 }
 
 impl Debug for Connection {

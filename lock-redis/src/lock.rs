@@ -17,9 +17,12 @@ use crate::{
     core::Core,
     error::Failure,
     keys::Keys,
-    link::{Link, Timeouts},
+    link::{Connection, Timeouts},
     renewal::RedisRenewer,
     scripts,
+    servers::Servers,
+    topology::Topology,
+    upstream::Upstream,
     watcher::{News, Watcher},
 };
 
@@ -31,6 +34,9 @@ use crate::{
 pub struct RedisLock {
     core: Arc<Core>,
 }
+
+/// A waiter puts up with a failover, which by default takes sentinels more than half a minute, for this long at least.
+const FAILOVER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl RedisLock {
     /// Starts with the defaults: the server at `127.0.0.1:6379`, no prefix, a TTL of 30 s.
@@ -88,31 +94,34 @@ impl RedisLock {
         }
     }
 
-    pub(crate) async fn open(client: redis::Client, settings: RedisLockBuilder) -> Result<Self, LockError> {
-        let RedisLockBuilder { prefix, ttl, poll_interval, connect_timeout, request_timeout, .. } = settings;
-        let timeouts = Timeouts { connect: connect_timeout, response: request_timeout };
+    /// With the servers of `settings`, or with the one of a client.
+    pub(crate) async fn open(client: Option<redis::Client>, settings: RedisLockBuilder) -> Result<Self, LockError> {
+        let timeouts = Timeouts { connect: settings.connect_timeout, response: settings.request_timeout };
         let (home, news) = (Tasks::current(), News::new());
-        let commands = Arc::new(Link::new(&client, timeouts, home.clone(), None)?);
-        let tracking = Arc::new(Link::new(&client, timeouts, home.clone(), Some(Arc::clone(&news) as _))?);
-        commands.connection().await?;
-        let renewer = RedisRenewer { link: Arc::clone(&commands) };
+        let listener = Arc::clone(&news) as _;
+        let servers = match client {
+            Some(client) => Servers::one(Upstream::Fixed(client.get_connection_info().clone()), timeouts, &home, listener),
+            None => Topology::servers(&settings, timeouts, &home, listener)?,
+        };
+        let servers = Arc::new(servers);
+        servers.open(&home).await?;
+        let patience = timeouts.connect * 2;
         let core = Core {
-            prefix,
-            ttl,
-            poll: poll_interval,
-            patience: connect_timeout * 2,
-            commands,
-            tracking,
+            prefix: settings.prefix,
+            ttl: settings.ttl,
+            poll: settings.poll_interval,
+            patience: if servers.fail_over() { patience.max(FAILOVER_PATIENCE) } else { patience },
             watcher: Watcher::new(news, home.clone()),
-            keeper: Keeper::new(lock_core::backend::Clock::Suspend, renewer, home),
+            keeper: Keeper::new(lock_core::backend::Clock::Suspend, RedisRenewer { servers: Arc::clone(&servers) }, home),
             holds: Holds::new(BACKEND, Tasks::current()),
+            servers,
         };
         Ok(Self { core: Arc::new(core) })
     }
 
     /// Runs a script for an operation that may be repeated; once more if the connection was found broken.
     async fn query(&self, script: &scripts::LockScript, keys: &Keys) -> Result<Value, Failure> {
-        let once = || async { self.core.commands.connection().await?.run_script(script, keys, |_| {}).await };
+        let once = || self.core.servers.at(&keys.lock, |connection| async move { connection.run_script(script, keys, |_| {}).await });
         match once().await {
             Err(failure) if failure.sent && failure.ends_connection() => once().await,
             answer => answer,
@@ -128,8 +137,9 @@ impl RedisLock {
     async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
         self.core.holds.ensure_open()?;
         let keys = Keys::new(&self.core.prefix, name);
-        let connection = self.core.commands.connection().await?;
-        match connection.run(redis::cmd("DEL").arg(&*keys.lock)).await? {
+        let key = &*keys.lock;
+        let delete = |connection: Connection| async move { connection.run(redis::cmd("DEL").arg(key)).await };
+        match self.core.servers.at(key, delete).await? {
             Value::Int(deleted) => Ok(deleted > 0),
             _ => Err(Failure::unexpected("no number in answer to DEL").into()),
         }
@@ -170,16 +180,15 @@ impl DistributedLock for RedisLock {
     async fn shutdown(&self) -> Result<(), LockError> {
         let outcome = self.core.holds.shutdown().await;
         self.core.watcher.stop();
-        self.core.tracking.close();
-        self.core.commands.close();
+        self.core.servers.close();
         outcome
     }
 }
 
 impl Debug for RedisLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Core { prefix, commands, watcher, holds, .. } = &*self.core;
+        let Core { prefix, servers, watcher, holds, .. } = &*self.core;
         let mut f = f.debug_struct("RedisLock");
-        f.field("prefix", prefix).field("link", commands).field("watcher", watcher).field("holds", holds).finish_non_exhaustive()
+        f.field("prefix", prefix).field("servers", servers).field("watcher", watcher).field("holds", holds).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,285 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use lock_core::backend::Tasks;
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, Value};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    address::Address,
+    error::Failure,
+    link::{Connection, Shared},
+    sync::locked,
+};
+
+/// The sentinels of one service: they know which server is its master, and tell when that changes.
+pub(crate) struct Sentinels {
+    service: String,
+    sentinels: Vec<ConnectionInfo>,
+    /// Settings of the service's own servers, whichever they are.
+    servers: ConnectionInfo,
+    /// For the answer of one sentinel, its connection included.
+    limit: Duration,
+    master: watch::Sender<Option<Arc<Address>>>,
+    links: Mutex<Vec<Weak<Shared>>>,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// What one sentinel says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Report {
+    /// Grows with every failover that was agreed upon.
+    epoch: u64,
+    master: Address,
+}
+
+/// How long to wait for the other sentinels when most have answered.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How often to ask although no sentinel reported anything.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// Until a lost subscription is made again, at the next sentinel.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What sentinels publish when a service has got another master.
+const SWITCHED: &str = "+switch-master";
+
+impl Sentinels {
+    pub(crate) fn new(service: String, sentinels: Vec<ConnectionInfo>, servers: ConnectionInfo, limit: Duration) -> Arc<Self> {
+        let stop = CancellationToken::new();
+        let (master, links) = (watch::Sender::new(None), Mutex::default());
+        Arc::new(Self { service, sentinels, servers, limit, master, links, _stop_on_drop: stop.clone().drop_guard(), stop })
+    }
+
+    /// How to connect to one of the service's servers.
+    pub(crate) fn info(&self, server: &Address) -> ConnectionInfo {
+        server.with_settings_of(&self.servers)
+    }
+
+    /// Asks all sentinels, and believes the one that knows of the latest failover.
+    pub(crate) async fn find_master(&self) -> Result<Arc<Address>, Failure> {
+        let reports = self.ask_all().await;
+        let master = Arc::new(latest(reports)?);
+        self.set_master(&master);
+        Ok(master)
+    }
+
+    /// Fails unless the server takes itself for a master: one that was demoted, or is to be, may be named for a while.
+    pub(crate) async fn check_role(connection: &Connection) -> Result<(), Failure> {
+        match connection.run(&redis::cmd("ROLE")).await? {
+            Value::Array(parts) => match parts.first() {
+                Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+                _ => Err(Failure::not_a_master()),
+            },
+            _ => Err(Failure::unexpected("no role in answer to ROLE")),
+        }
+    }
+
+    pub(crate) fn is_master(&self, address: &Address) -> bool {
+        self.master.borrow().as_deref() == Some(address)
+    }
+
+    pub(crate) async fn until_not(&self, address: &Address) {
+        // Its sender is in `self`.
+        let _ = self.master.subscribe().wait_for(|master| master.as_deref() != Some(address)).await;
+    }
+
+    pub(crate) fn register(&self, link: Weak<Shared>) {
+        locked(&self.links).push(link);
+    }
+
+    /// Starts to listen to what the sentinels tell, until [`stop`](Self::stop) or the last link is gone.
+    pub(crate) fn start(self: &Arc<Self>, tasks: &Tasks) {
+        let (this, stop) = (Arc::downgrade(self), self.stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follow(this) => {}
+            }
+        });
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn set_master(&self, master: &Arc<Address>) {
+        let changed = self.master.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(master);
+            *known = Some(Arc::clone(master));
+            is_news
+        });
+        if changed {
+            tracing::debug!(service = self.service, %master, "the sentinels name another master");
+            let links: Vec<_> = locked(&self.links).iter().filter_map(Weak::upgrade).collect();
+            links.iter().for_each(|link| link.recheck());
+        }
+    }
+
+    async fn ask_all(&self) -> Vec<Result<Report, Failure>> {
+        let mut asked = JoinSet::new();
+        for sentinel in &self.sentinels {
+            asked.spawn(ask(sentinel.clone(), self.service.clone(), self.limit));
+        }
+        let mut reports = Vec::new();
+        let mut enough = Instant::now() + self.limit * 2;
+        loop {
+            tokio::select! {
+                report = asked.join_next() => match report {
+                    Some(Ok(report)) => reports.push(report),
+                    Some(Err(_)) => {}
+                    None => return reports,
+                },
+                () = sleep_until(enough) => return reports,
+            }
+            let answered = reports.iter().filter(|report| report.is_ok()).count();
+            if answered * 2 > self.sentinels.len() {
+                enough = enough.min(Instant::now() + GRACE);
+            }
+        }
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
+        write!(f, "the master of `{}` by the sentinels {}", self.service, sentinels.join(", "))
+    }
+}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let master = self.master.borrow().as_ref().map(ToString::to_string);
+        f.debug_struct("Sentinels").field("service", &self.service).field("master", &master).finish_non_exhaustive()
+    }
+}
+
+/// The most recent report, else the failure that says most.
+fn latest(reports: Vec<Result<Report, Failure>>) -> Result<Address, Failure> {
+    let (mut best, mut failure): (Option<Report>, Option<Failure>) = (None, None);
+    for report in reports {
+        match report {
+            Ok(report) if best.as_ref().is_none_or(|best| report.epoch > best.epoch) => best = Some(report),
+            Ok(_) => {}
+            Err(other) if failure.as_ref().is_none_or(|failure| !failure.is_refusal()) => failure = Some(other),
+            Err(_) => {}
+        }
+    }
+    let timed_out = || Failure::unsent(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    best.map(|best| best.master).ok_or_else(|| failure.unwrap_or_else(timed_out))
+}
+
+async fn ask(sentinel: ConnectionInfo, service: String, limit: Duration) -> Result<Report, Failure> {
+    let asking = async {
+        let client = Client::open(sentinel).map_err(Failure::bad_setting)?;
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(limit));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(Failure::unsent)?;
+        let answer = redis::cmd("SENTINEL").arg("MASTER").arg(&service).query_async(&mut connection).await;
+        parse(answer.map_err(Failure::unsent)?)
+    };
+    let timed_out = |_| Failure::unsent(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    timeout(limit, asking).await.map_err(timed_out)?
+}
+
+fn parse(answer: HashMap<String, String>) -> Result<Report, Failure> {
+    let report = || {
+        let port = answer.get("port")?.parse().ok()?;
+        let epoch = answer.get("config-epoch")?.parse().ok()?;
+        Some(Report { epoch, master: Address::new(answer.get("ip")?, port) })
+    };
+    report().ok_or_else(|| Failure::unexpected("no address in answer to SENTINEL MASTER").without_effect())
+}
+
+/// Subscribes to one sentinel after the other, and looks for the master whenever there may be another one.
+async fn follow(sentinels: Weak<Sentinels>) {
+    let mut at = 0;
+    loop {
+        let Some((subscribing, service)) = sentinels.upgrade().map(|sentinels| {
+            let sentinel = sentinels.sentinels[at % sentinels.sentinels.len()].clone();
+            (timeout(sentinels.limit, subscribe(sentinel)), sentinels.service.clone())
+        }) else {
+            return;
+        };
+        if let Ok(Ok(subscription)) = subscribing.await {
+            let mut messages = subscription.into_on_message();
+            // What was published before is not repeated.
+            let mut look = true;
+            loop {
+                if look {
+                    let Some(sentinels) = sentinels.upgrade() else { return };
+                    if let Err(failure) = sentinels.find_master().await {
+                        tracing::debug!(?failure, "the sentinels cannot be asked at the moment");
+                    }
+                }
+                look = tokio::select! {
+                    message = messages.next() => match message {
+                        Some(message) => names(&message.get_payload::<String>().unwrap_or_default(), &service),
+                        None => break,
+                    },
+                    () = sleep(RECHECK) => true,
+                };
+            }
+        }
+        at += 1;
+        sleep(PAUSE).await;
+    }
+}
+
+async fn subscribe(sentinel: ConnectionInfo) -> redis::RedisResult<redis::aio::PubSub> {
+    let mut subscription = Client::open(sentinel)?.get_async_pubsub().await?;
+    subscription.subscribe(SWITCHED).await?;
+    Ok(subscription)
+}
+
+/// `service old-host old-port new-host new-port`
+fn names(message: &str, service: &str) -> bool {
+    message.split(' ').next() == Some(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(epoch: u64, host: &str) -> Result<Report, Failure> {
+        Ok(Report { epoch, master: Address::new(host, 1) })
+    }
+
+    fn failure(code: &str) -> Result<Report, Failure> {
+        Err(Failure::unsent(redis::make_extension_error(code.into(), Some("x".into()))))
+    }
+
+    #[test]
+    fn the_latest_failover_counts_and_not_how_many_know_of_it() {
+        let host = |reports| latest(reports).unwrap().host;
+        assert_eq!(host(vec![report(4, "old"), report(5, "new"), report(4, "old")]), "new");
+        assert_eq!(host(vec![failure("NOAUTH"), report(0, "first")]), "first");
+    }
+
+    #[test]
+    fn without_an_answer_the_refusal_is_told() {
+        let kind = |reports| latest(reports).unwrap_err().kind();
+        assert_eq!(kind(vec![failure("LOADING"), failure("NOAUTH"), failure("LOADING")]), lock_core::ErrorKind::PermissionDenied);
+        assert_eq!(kind(vec![]), lock_core::ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn what_a_sentinel_says_is_read() {
+        let said = |pairs: &[(&str, &str)]| parse(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+        let whole = said(&[("name", "s"), ("ip", "10.0.0.1"), ("port", "6379"), ("config-epoch", "7")]);
+        assert_eq!(whole.unwrap(), Report { epoch: 7, master: Address::new("10.0.0.1", 6379) });
+        assert!(said(&[("ip", "10.0.0.1"), ("config-epoch", "7")]).is_err());
+        assert!(names("prod 10.0.0.1 1 10.0.0.2 1", "prod") && !names("prod2 10.0.0.1 1 10.0.0.2 1", "prod"));
+    }
+}

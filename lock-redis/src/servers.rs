@@ -1,0 +1,254 @@
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use lock_core::backend::Tasks;
+
+use crate::{
+    address::Address,
+    cluster::Cluster,
+    error::Failure,
+    keys::slot,
+    link::{Connection, Link, Listener, Timeouts},
+    sentinels::Sentinels,
+    upstream::Upstream,
+};
+
+/// The servers of one client: says over which connection a request for a key goes.
+#[derive(Debug)]
+pub(crate) enum Servers {
+    /// One keeps all keys: always the same, or the sentinels' master.
+    One { node: Arc<Node>, sentinels: Option<Arc<Sentinels>> },
+    /// Each keeps some slots.
+    Cluster(Arc<Cluster>),
+}
+
+/// The connections to one server.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) commands: Arc<Link>,
+    /// The server reports changes of what was read over it.
+    pub(crate) tracking: Arc<Link>,
+    /// In a cluster.
+    pub(crate) address: Option<Address>,
+}
+
+/// The way of one request, which may lead over several servers of a cluster.
+pub(crate) struct Route<'a> {
+    servers: &'a Servers,
+    key: &'a str,
+    /// Where the last answer sent it, and whether the server has to be told.
+    sent_to: Option<(Arc<Node>, bool)>,
+    /// Where it went last.
+    last: Option<Arc<Node>>,
+    redirections: u32,
+    tries: u32,
+}
+
+/// Servers that do not agree where a slot is would send a request back and forth for ever.
+const MAX_REDIRECTIONS: u32 = 5;
+
+/// Of a request for keys that are on their way to another server, with pauses that double from the first one.
+const MAX_TRIES: u32 = 5;
+const TRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// While a server cannot be reached, how often to look whether another one has taken over.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Which of a server's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Commands,
+    Tracking,
+}
+
+impl Servers {
+    pub(crate) fn one(upstream: Upstream, timeouts: Timeouts, tasks: &Tasks, listener: Arc<dyn Listener>) -> Self {
+        let sentinels = match &upstream {
+            Upstream::Master(sentinels) => Some(Arc::clone(sentinels)),
+            Upstream::Fixed(_) => None,
+        };
+        Self::One { node: Arc::new(Node::new(&upstream, None, timeouts, tasks, listener)), sentinels }
+    }
+
+    /// Connects for the first time.
+    pub(crate) async fn open(&self, tasks: &Tasks) -> Result<(), Failure> {
+        match self {
+            Self::One { node, sentinels } => {
+                node.commands.connection().await?;
+                if let Some(sentinels) = sentinels {
+                    sentinels.start(tasks);
+                }
+                Ok(())
+            }
+            Self::Cluster(cluster) => cluster.open().await,
+        }
+    }
+
+    /// Whether another server takes over when one fails.
+    pub(crate) fn fail_over(&self) -> bool {
+        !matches!(self, Self::One { sentinels: None, .. })
+    }
+
+    pub(crate) fn route<'a>(&'a self, key: &'a str) -> Route<'a> {
+        Route { servers: self, key, sent_to: None, last: None, redirections: 0, tries: 0 }
+    }
+
+    /// Sends a request about a key to the server that keeps it.
+    pub(crate) async fn at<T, F>(&self, key: &str, request: impl Fn(Connection) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut route = self.route(key);
+        loop {
+            match request(route.commands().await?).await {
+                Err(failure) if route.follow(&failure).await => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Takes from a failure what it says about where keys are.
+    pub(crate) fn note(&self, failure: &Failure) {
+        let Self::Cluster(cluster) = self else { return };
+        match failure.redirection() {
+            // Without a host it is that of the server that was asked, which the map's next reading tells.
+            Some(redirection) if !redirection.address.starts_with(':') => drop(cluster.redirect(redirection, "")),
+            _ if failure.is_doubtful() => cluster.doubt(),
+            _ => {}
+        }
+    }
+
+    /// The keys by the server that keeps them, each by its place: to be sent there in one batch.
+    pub(crate) fn group<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Vec<Vec<usize>> {
+        let keys = keys.enumerate();
+        let Self::Cluster(cluster) = self else { return vec![keys.map(|(at, _)| at).collect()] };
+        let mut groups: HashMap<Option<Address>, Vec<usize>> = HashMap::new();
+        for (at, key) in keys {
+            let master = cluster.master(slot(key)).and_then(|node| node.address.clone());
+            groups.entry(master).or_default().push(at);
+        }
+        groups.into_values().collect()
+    }
+
+    pub(crate) fn close(&self) {
+        match self {
+            Self::One { node, sentinels } => {
+                if let Some(sentinels) = sentinels {
+                    sentinels.stop();
+                }
+                node.close();
+            }
+            Self::Cluster(cluster) => cluster.close(),
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(upstream: &Upstream, address: Option<Address>, timeouts: Timeouts, tasks: &Tasks, listener: Arc<dyn Listener>) -> Self {
+        let link = |listener| Arc::new(Link::new(upstream.clone(), timeouts, tasks.clone(), listener));
+        Self { commands: link(None), tracking: link(Some(listener)), address }
+    }
+
+    pub(crate) fn close(&self) {
+        self.tracking.close();
+        self.commands.close();
+    }
+
+    fn link(&self, kind: Kind) -> &Link {
+        match kind {
+            Kind::Commands => &self.commands,
+            Kind::Tracking => &self.tracking,
+        }
+    }
+}
+
+impl Route<'_> {
+    /// The connection to send it over.
+    pub(crate) async fn commands(&mut self) -> Result<Connection, Failure> {
+        self.connection(Kind::Commands).await
+    }
+
+    /// The same, so that the server reports the next change of what the request reads.
+    pub(crate) async fn tracking(&mut self) -> Result<Connection, Failure> {
+        self.connection(Kind::Tracking).await
+    }
+
+    /// Whether the request is to be sent again, to where it was redirected or once more to the same server.
+    pub(crate) async fn follow(&mut self, failure: &Failure) -> bool {
+        let Servers::Cluster(cluster) = self.servers else { return false };
+        if failure.is_try_again() && self.tries < MAX_TRIES {
+            tokio::time::sleep(TRY_PAUSE * 2_u32.pow(self.tries)).await;
+            self.tries += 1;
+            return true;
+        }
+        let asked = self.last.as_ref().and_then(|node| node.address.as_ref()).map_or("", |address| &address.host);
+        match failure.redirection() {
+            Some(redirection) if self.redirections < MAX_REDIRECTIONS => {
+                self.redirections += 1;
+                let node = cluster.redirect(redirection, asked);
+                self.sent_to = node.map(|node| (node, redirection.once));
+                self.sent_to.is_some()
+            }
+            _ => {
+                if failure.is_doubtful() {
+                    cluster.doubt();
+                }
+                false
+            }
+        }
+    }
+
+    async fn connection(&mut self, kind: Kind) -> Result<Connection, Failure> {
+        match (self.servers, self.sent_to.take()) {
+            (Servers::One { node, .. }, _) => node.link(kind).connection().await,
+            (Servers::Cluster(_), Some((node, asking))) => {
+                let connection = node.link(kind).connection().await?;
+                self.last = Some(node);
+                Ok(if asking { connection.asking() } else { connection })
+            }
+            (Servers::Cluster(cluster), None) => {
+                let (node, connection) = in_cluster(cluster, slot(self.key), kind).await?;
+                self.last = Some(node);
+                Ok(connection)
+            }
+        }
+    }
+}
+
+/// The connection to the slot's master, also if that changes while it is being made.
+async fn in_cluster(cluster: &Arc<Cluster>, slot: u16, kind: Kind) -> Result<(Arc<Node>, Connection), Failure> {
+    loop {
+        let Some(node) = cluster.master(slot) else {
+            cluster.doubt();
+            return Err(Failure::unsent(io::Error::new(io::ErrorKind::NotConnected, "no server of the cluster keeps the slot")));
+        };
+        let link = node.link(kind);
+        let looking = async {
+            while !link.is_connected() {
+                cluster.doubt();
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            std::future::pending().await
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = link.connection() => Some(connected),
+            () = cluster.until_moved(slot, &node) => None,
+            () = looking => None,
+        };
+        match connected {
+            Some(connected) => {
+                if connected.is_err() {
+                    cluster.doubt();
+                }
+                return connected.map(|connection| (Arc::clone(&node), connection));
+            }
+            None => continue,
+        }
+    }
+}

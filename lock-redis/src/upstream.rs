@@ -1,0 +1,81 @@
+use std::{
+    fmt,
+    sync::Arc,
+};
+
+use redis::ConnectionInfo;
+
+use crate::{
+    address::Address,
+    error::Failure,
+    link::{Connection, Shared},
+    sentinels::Sentinels,
+};
+
+/// Which server a link connects to.
+#[derive(Clone)]
+pub(crate) enum Upstream {
+    /// Always the same.
+    Fixed(ConnectionInfo),
+    /// Whichever the sentinels name as the master.
+    Master(Arc<Sentinels>),
+}
+
+impl Upstream {
+    /// Where to connect now; with an address if it may become another server's turn.
+    pub(crate) async fn find(&self) -> Result<(ConnectionInfo, Option<Arc<Address>>), Failure> {
+        match self {
+            Self::Fixed(info) => Ok((info.clone(), None)),
+            Self::Master(sentinels) => {
+                let master = sentinels.find_master().await?;
+                Ok((sentinels.info(&master), Some(master)))
+            }
+        }
+    }
+
+    /// Fails unless the server may be used.
+    pub(crate) async fn check(&self, connection: &Connection) -> Result<(), Failure> {
+        match self {
+            Self::Fixed(_) => Ok(()),
+            Self::Master(_) => Sentinels::check_role(connection).await,
+        }
+    }
+
+    /// Whether it is still this server's turn.
+    pub(crate) fn is_in_charge(&self, address: Option<&Address>) -> bool {
+        match (self, address) {
+            (Self::Master(sentinels), Some(address)) => sentinels.is_master(address),
+            _ => true,
+        }
+    }
+
+    /// Until it is another server's turn.
+    pub(crate) async fn until_not(&self, address: Option<&Address>) {
+        match (self, address) {
+            (Self::Master(sentinels), Some(address)) => sentinels.until_not(address).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Has the link told when its server's turn ends.
+    pub(crate) fn register(&self, link: &Arc<Shared>) {
+        if let Self::Master(sentinels) = self {
+            sentinels.register(Arc::downgrade(link));
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(info) => info.addr().fmt(f),
+            Self::Master(sentinels) => sentinels.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
