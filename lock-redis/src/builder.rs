@@ -39,6 +39,9 @@ pub struct RedisLockBuilder {
 /// The port of Redis.
 pub(crate) const DEFAULT_PORT: u16 = 6379;
 
+/// The port of sentinels.
+pub(crate) const DEFAULT_SENTINEL_PORT: u16 = 26379;
+
 /// Longest prefix, in bytes.
 const MAX_PREFIX: usize = 1024;
 

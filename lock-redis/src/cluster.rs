@@ -49,7 +49,13 @@ struct Nodes {
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
 
 impl Cluster {
-    pub(crate) fn new(seeds: Vec<Address>, servers: ConnectionInfo, timeouts: Timeouts, tasks: Tasks, listener: Arc<dyn Listener>) -> Arc<Self> {
+    pub(crate) fn new(
+        seeds: Vec<Address>,
+        servers: ConnectionInfo,
+        timeouts: Timeouts,
+        tasks: Tasks,
+        listener: Arc<dyn Listener>,
+    ) -> Arc<Self> {
         let (map, nodes, refreshing) = (watch::Sender::new(SlotMap::new()), Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { seeds, servers, timeouts, tasks, listener, map, nodes, refreshing })
     }

@@ -1,14 +1,26 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lock_core::{Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockUrl};
+use lock_core::{Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockUrl, Secret};
 
 use crate::{
-    builder::{DEFAULT_PORT, RedisLockBuilder},
+    builder::{DEFAULT_PORT, DEFAULT_SENTINEL_PORT, RedisLockBuilder},
     capabilities::capabilities,
 };
 
-/// Opens `redis://` and, with TLS, `rediss://` URLs: `redis://[user[:password]@]host[:port][/database][?key=value&...]`.
+/// Opens `redis://` URLs, and their like for several servers:
+///
+/// | URL | the locks are on |
+/// | --- | --- |
+/// | `redis://[user[:password]@]host[:port][/database]` | that server |
+/// | `redis+sentinel://[user[:password]@]host[:port],host[:port],.../service[/database]` | the server that these sentinels name as the master of the service, also after a failover |
+/// | `redis+cluster://[user[:password]@]host[:port],host[:port],...` | the cluster that these servers belong to |
+///
+/// With `rediss` instead of `redis` all connections are encrypted, those to sentinels too. The port is 6379, of a sentinel
+/// 26379. User and password are those of the servers. Give all sentinels, and of a cluster as many servers as may be
+/// down at once, and one more: the others are found.
+///
+/// Parameters, as `?key=value&...`:
 ///
 /// | parameter | meaning | default |
 /// | --- | --- | --- |
@@ -18,21 +30,24 @@ use crate::{
 /// | `request_timeout` | for the answer to a request | `1s` |
 /// | `poll_interval` | how often a waiter looks although nothing was reported | `2s` |
 /// | `ca`, `cert`, `key` | PEM files, with `rediss` | the system's authorities |
+/// | `sentinel_username`, `sentinel_password` | the sentinels' own | none |
 ///
 /// User, password and PEM files may also come from the environment: `LOCK_REDIS_USERNAME`, `LOCK_REDIS_PASSWORD`,
-/// `LOCK_REDIS_CA`, `LOCK_REDIS_CERT`, `LOCK_REDIS_KEY`.
+/// `LOCK_REDIS_CA`, `LOCK_REDIS_CERT`, `LOCK_REDIS_KEY`, `LOCK_REDIS_SENTINEL_USERNAME`, `LOCK_REDIS_SENTINEL_PASSWORD`.
 ///
 /// ```
 /// use lock_core::Registry;
 /// use lock_redis::RedisConnector;
 ///
 /// let registry = Registry::new().with(RedisConnector);
-/// assert_eq!(registry.schemes().collect::<Vec<_>>(), ["redis", "rediss"]);
+/// assert!(registry.schemes().any(|scheme| scheme == "redis+sentinel"));
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RedisConnector;
 
 const PARAMS: [&str; 8] = ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key"];
+
+const SENTINEL_PARAMS: [&str; 2] = ["sentinel_username", "sentinel_password"];
 
 /// Where credentials and PEM files are looked up if the URL does not give them.
 const ENV_PREFIX: &str = "LOCK_REDIS";
@@ -40,7 +55,7 @@ const ENV_PREFIX: &str = "LOCK_REDIS";
 #[async_trait]
 impl Connector for RedisConnector {
     fn schemes(&self) -> &'static [&'static str] {
-        &["redis", "rediss"]
+        &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -54,20 +69,15 @@ impl Connector for RedisConnector {
 
 /// What a URL says.
 pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisLockBuilder, LockError> {
-    url.check_params(&PARAMS)?;
+    let (security, topology) = url.scheme().split_once('+').unwrap_or((url.scheme(), ""));
+    let params: Vec<_> = if topology == "sentinel" { [&PARAMS[..], &SENTINEL_PARAMS].concat() } else { PARAMS.to_vec() };
+    url.check_params(&params)?;
     let mut builder = RedisLockBuilder::new().with_prefix(url.param("prefix").unwrap_or_default());
-    match url.endpoints() {
-        [] => return Err(invalid("the URL has no host; write redis://host:port")),
-        [server] => builder = builder.with_address(&server.host, server.port.unwrap_or(DEFAULT_PORT)),
-        [_, ..] => return Err(invalid("the URL has several hosts; give the one server that keeps the locks")),
-    }
-    if !url.path().is_empty() {
-        let number = url.path().parse();
-        builder = builder.with_database(
-            number
-                .map_err(|error| invalid("the path is not the number of a database; give a namespace as ?prefix=NAME").caused_by(error))?,
-        );
-    }
+    builder = match topology {
+        "" => server(url, builder)?,
+        "sentinel" => sentinels(url, builder)?,
+        _ => cluster(url, builder)?,
+    };
     let (username, password) = url.credentials(ENV_PREFIX);
     if let Some(username) = username {
         builder = builder.with_username(username);
@@ -75,15 +85,61 @@ pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisLockBuilder, LockError> {
     if let Some(password) = password {
         builder = builder.with_password(password);
     }
-    match url.scheme() {
+    match security {
         "redis" if ["ca", "cert", "key"].iter().any(|file| url.param(file).is_some()) => {
-            return Err(invalid("PEM files are for TLS; write rediss:// instead of redis://"));
+            return Err(invalid("PEM files are for TLS; write rediss instead of redis"));
         }
         "redis" => {}
         "rediss" => builder = builder.with_tls(url.tls_files(ENV_PREFIX)?),
         _ => return Err(invalid("the scheme is neither redis nor rediss")),
     }
     timings(url, builder)
+}
+
+fn server(url: &LockUrl, builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
+    match url.endpoints() {
+        [] => Err(invalid("the URL has no host; write redis://host:port")),
+        [server] => with_database(builder.with_address(&server.host, server.port.unwrap_or(DEFAULT_PORT)), url.path()),
+        [_, ..] => {
+            Err(invalid("the URL has several hosts; give the one server that keeps the locks, or write redis+sentinel or redis+cluster"))
+        }
+    }
+}
+
+fn sentinels(url: &LockUrl, builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
+    let (service, database) = url.path().split_once('/').unwrap_or((url.path(), ""));
+    if url.endpoints().is_empty() || service.is_empty() {
+        return Err(invalid("the URL has no host or no service; write redis+sentinel://host:port,host:port/service"));
+    }
+    let mut builder = builder.with_sentinels(addresses(url, DEFAULT_SENTINEL_PORT), service);
+    let env = |name: &str| std::env::var(format!("{ENV_PREFIX}_SENTINEL_{name}")).ok().filter(|value| !value.is_empty());
+    let username = url.param("sentinel_username").map(str::to_owned).or_else(|| env("USERNAME"));
+    match (username, url.param("sentinel_password").map(str::to_owned).or_else(|| env("PASSWORD"))) {
+        (None, None) => {}
+        (username, Some(password)) => builder = builder.with_sentinel_credentials(username, Secret::new(password)),
+        (Some(_), None) => return Err(invalid("a sentinel_username needs a sentinel_password")),
+    }
+    with_database(builder, database)
+}
+
+fn cluster(url: &LockUrl, builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
+    match (url.endpoints(), url.path()) {
+        ([], _) => Err(invalid("the URL has no host; write redis+cluster://host:port,host:port")),
+        (_, "" | "0") => Ok(builder.with_cluster(addresses(url, DEFAULT_PORT))),
+        _ => Err(invalid("a cluster has no databases; give a namespace as ?prefix=NAME")),
+    }
+}
+
+fn addresses(url: &LockUrl, port: u16) -> impl Iterator<Item = (&str, u16)> {
+    url.endpoints().iter().map(move |endpoint| (endpoint.host.as_str(), endpoint.port.unwrap_or(port)))
+}
+
+fn with_database(builder: RedisLockBuilder, path: &str) -> Result<RedisLockBuilder, LockError> {
+    if path.is_empty() {
+        return Ok(builder);
+    }
+    let wrong = |error| invalid("the path is not the number of a database; give a namespace as ?prefix=NAME").caused_by(error);
+    Ok(builder.with_database(path.parse().map_err(wrong)?))
 }
 
 fn timings(url: &LockUrl, mut builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
@@ -118,21 +174,41 @@ mod tests {
     fn what_a_url_says_is_set() {
         let url = "redis://app:s3cret@h:1/7?ttl=15s&prefix=prod:&connect_timeout=1s&request_timeout=200ms&poll_interval=1s";
         let shown = format!("{:?}", parse(url).unwrap());
-        for part in ["\"h\"", "port: 1,", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms"] {
+        for part in ["\"h\"", "port: 1 ", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms"] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains("s3cret"));
     }
 
     #[test]
+    fn what_a_url_says_of_sentinels_and_clusters_is_set() {
+        let url = "redis+sentinel://app:s3cret@h1,h2:2/mymaster/7?sentinel_username=watcher&sentinel_password=s4cret";
+        let shown = format!("{:?}", parse(url).unwrap());
+        for part in ["\"h1\", port: 26379", "\"h2\", port: 2 ", "\"mymaster\"", "database: 7", "\"app\"", "\"watcher\""] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        assert!(!shown.contains("s3cret") && !shown.contains("s4cret"));
+        let shown = format!("{:?}", parse("rediss+cluster://h1,[::1]:2?prefix=p").unwrap());
+        for part in ["\"h1\", port: 6379", "\"::1\", port: 2 ", "tls: Some"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_says_what_to_do() {
         for (url, hint) in [
             ("redis://", "no host"),
-            ("redis://a,b", "several hosts"),
+            ("redis://a,b", "redis+cluster"),
+            ("redis://a?sentinel_password=x", "known are"),
+            ("redis+sentinel://a,b", "no service"),
+            ("redis+sentinel://a/s/prod", "?prefix="),
+            ("redis+sentinel://a/s?sentinel_username=x", "sentinel_password"),
+            ("redis+cluster://", "no host"),
+            ("redis+cluster://a/1", "?prefix="),
             ("redis://h/prod", "?prefix="),
             ("redis://h?tll=1s", "known are"),
             ("redis://h?ttl=soon", "duration"),
-            ("redis://h?ca=/x", "rediss://"),
+            ("redis://h?ca=/x", "rediss"),
             ("rediss://h?ca=/no/such/file", "cannot read"),
         ] {
             let error = parse(url).expect_err(url);

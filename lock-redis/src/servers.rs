@@ -1,10 +1,4 @@
-use std::{
-    collections::HashMap,
-    future::Future,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, io, sync::Arc, time::Duration};
 
 use lock_core::backend::Tasks;
 
@@ -149,7 +143,13 @@ impl Servers {
 }
 
 impl Node {
-    pub(crate) fn new(upstream: &Upstream, address: Option<Address>, timeouts: Timeouts, tasks: &Tasks, listener: Arc<dyn Listener>) -> Self {
+    pub(crate) fn new(
+        upstream: &Upstream,
+        address: Option<Address>,
+        timeouts: Timeouts,
+        tasks: &Tasks,
+        listener: Arc<dyn Listener>,
+    ) -> Self {
         let link = |listener| Arc::new(Link::new(upstream.clone(), timeouts, tasks.clone(), listener));
         Self { commands: link(None), tracking: link(Some(listener)), address }
     }

@@ -16,7 +16,7 @@
 //! # Clusters
 //!
 //! [`etcd_cluster`] starts several etcd members whose links to each other, and to their clients, can be put into trouble
-//! one by one, without root.
+//! one by one, without root. [`redis_cluster`] and [`redis_sentinel`] do so for Redis, as far as links to clients are concerned.
 //!
 //! # Where a server comes from
 //!
@@ -50,6 +50,10 @@ mod process;
 mod process_state;
 mod pump;
 mod redis;
+mod redis_cluster;
+mod redis_group;
+mod redis_sentinel;
+mod resp;
 mod server;
 mod service;
 mod skip;
@@ -64,7 +68,9 @@ pub use etcd::EtcdOptions;
 pub use etcd_cluster::EtcdCluster;
 pub use fake_server::FakeServer;
 pub use redis::RedisOptions;
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinel::RedisSentinel;
 pub use server::Server;
 pub use skip::Skip;
-pub use start::{etcd, etcd_cluster, etcd_obstacle, redis, redis_obstacle};
+pub use start::{etcd, etcd_cluster, etcd_obstacle, redis, redis_cluster, redis_obstacle, redis_sentinel};
 pub use tcp_proxy::{TcpProxy, Trouble};

@@ -61,6 +61,11 @@ impl Process {
         self.ports.client.number()
     }
 
+    /// Where a service that answers without TLS listens.
+    pub(super) fn client_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port()).into()
+    }
+
     /// Where other members of a cluster connect.
     pub(super) fn peer_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.peer.number()).into()

@@ -81,6 +81,10 @@ impl RedisOptions {
         self
     }
 
+    pub(super) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
     fn port_arguments(&self, site: &Site<'_>) -> Vec<String> {
         let (client, plain) = (site.ports.client.number().to_string(), site.ports.plain.number().to_string());
         let Some(tls) = &self.tls else { return words(["--port", &client]) };

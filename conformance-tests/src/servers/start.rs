@@ -1,11 +1,11 @@
-use std::io;
+use std::{io, path::PathBuf, time::Duration};
 
 #[cfg(feature = "docker")]
 use super::docker::Container;
 use super::{
-    EtcdCluster, EtcdOptions, RedisOptions, Server, Skip,
+    EtcdCluster, EtcdOptions, RedisCluster, RedisOptions, RedisSentinel, Server, Skip,
     process::Process,
-    service::Service,
+    service::{About, Service},
     source::{Source, source},
 };
 
@@ -34,11 +34,7 @@ pub fn etcd(options: EtcdOptions) -> Result<Server, Skip> {
 ///
 /// If it does not get healthy, or if it cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
 pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Skip> {
-    let about = options.about();
-    let program = match source(about, false).map_err(Skip::new)? {
-        Source::Program(program) => program,
-        _ => return Err(Skip::new(format!("a cluster needs the program {} itself; set {}", about.program, about.program_variable))),
-    };
+    let program = program(options.about())?;
     match EtcdCluster::start_new(&options, size, &program) {
         Ok(cluster) => Ok(cluster),
         Err(error) => panic!("cannot start a cluster of {size} etcd members: {error}"),
@@ -56,6 +52,54 @@ pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Sk
 /// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
 pub fn redis(options: RedisOptions) -> Result<Server, Skip> {
     server(Box::new(options))
+}
+
+/// A cluster of Redis servers, healthy, with all slots on `masters` servers, and `replicas` more that replicate one of them
+/// each.
+///
+/// The servers are always programs of this machine: one that runs already, or Docker, does not serve. TLS is not supported.
+///
+/// # Errors
+///
+/// If there is no such program here.
+///
+/// # Panics
+///
+/// If it does not get healthy, or if it cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn redis_cluster(options: RedisOptions, masters: usize, replicas: usize) -> Result<RedisCluster, Skip> {
+    let program = program(options.about())?;
+    match RedisCluster::start_new(&options, masters, replicas, &program) {
+        Ok(cluster) => Ok(cluster),
+        Err(error) => panic!("cannot start a cluster of {masters} Redis servers and {replicas} replicas: {error}"),
+    }
+}
+
+/// A Redis server with `replicas`, and sentinels, of which a majority must miss it for `down_after` until they make a replica
+/// the master.
+///
+/// As [`redis_cluster`] otherwise.
+///
+/// # Errors
+///
+/// If there is no such program here.
+///
+/// # Panics
+///
+/// If they do not find each other, or if they cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn redis_sentinel(options: RedisOptions, replicas: usize, sentinels: usize, down_after: Duration) -> Result<RedisSentinel, Skip> {
+    let program = program(options.about())?;
+    match RedisSentinel::start_new(&options, replicas, sentinels, down_after, &program) {
+        Ok(servers) => Ok(servers),
+        Err(error) => panic!("cannot start a Redis server with {replicas} replicas and {sentinels} sentinels: {error}"),
+    }
+}
+
+/// The program itself, for servers that belong together.
+fn program(about: &About) -> Result<PathBuf, Skip> {
+    match source(about, false).map_err(Skip::new)? {
+        Source::Program(program) => Ok(program),
+        _ => Err(Skip::new(format!("a cluster needs the program {} itself; set {}", about.program, about.program_variable))),
+    }
 }
 
 /// Why [`etcd`] would skip, without starting one: for a runner that lists its cases first.
