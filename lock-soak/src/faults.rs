@@ -29,7 +29,7 @@ pub(crate) async fn disturb_store(
         let pauses_leader = matches!(fault, StoreFault::Pause(target) if target.among(leader) == leader);
         let lasts = longest_leader_pause.filter(|_| pauses_leader).map_or(lasts, |longest| lasts.min(longest));
         let text = format!("{fault} for {lasts:?}, while {leader} leads");
-        home.record(Kind::FaultBegan { fault: text.clone(), majority: fault.takes_majority() });
+        home.record(Kind::FaultBegan { fault: text.clone(), majority: fault.takes_majority(members) });
         apply(&fault, lasts, leader, members, &*store).await?;
         store.wait_healthy().await?;
         home.record(Kind::FaultEnded { fault: text });
@@ -47,6 +47,12 @@ async fn apply(fault: &StoreFault, lasts: Duration, leader: usize, members: usiz
         }
         StoreFault::Cut(target, side, cut) => {
             store.cut(target.among(leader), *side, *cut);
+            sleep(lasts).await;
+            store.heal(target.among(leader));
+            Ok(())
+        }
+        StoreFault::Delay(target, by) => {
+            store.delay(target.among(leader), *by);
             sleep(lasts).await;
             store.heal(target.among(leader));
             Ok(())

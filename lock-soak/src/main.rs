@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! lock-soak etcd --seed 1 --minutes 3
+//! lock-soak redis --seed 1 --minutes 3
 //! ```
 //!
 //! This process is the *home*: it runs the store and the faults, keeps the registers, and records what everybody reports, in
@@ -44,6 +45,8 @@ struct Arguments {
 enum Command {
     /// A cluster of three etcd members.
     Etcd(Options),
+    /// One Redis server that has every write on disk before its reply.
+    Redis(Options),
     /// What the other commands start.
     #[command(hide = true)]
     Worker(worker::Assignment),
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Worker(assignment) => runtime.block_on(worker::work(assignment)).map(|()| true),
         Command::Etcd(options) => runtime.block_on(soak("etcd", options)),
+        Command::Redis(options) => runtime.block_on(soak("redis", options)),
     };
     // The input of a worker is read on a thread that cannot be ended otherwise.
     runtime.shutdown_background();

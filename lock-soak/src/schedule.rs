@@ -35,6 +35,8 @@ pub(crate) enum StoreFault {
     Pause(Target),
     /// One member is cut off.
     Cut(Target, Side, Cut),
+    /// What clients and one member say to each other arrives this much later.
+    Delay(Target, Duration),
     /// One member after the other is killed and started at once.
     RollingRestart,
     /// A majority is killed, and started again after a fraction of the TTL.
@@ -67,6 +69,8 @@ pub(crate) enum Cut {
     Silent,
     /// The connection is closed.
     Refused,
+    /// Requests arrive and take effect, the replies vanish.
+    Replies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +96,7 @@ fn store_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<StoreFaul
     let mut steps = Vec::new();
     let mut at = rng.duration(2000 * MILLI..5000 * MILLI);
     while at < end {
-        let fault = store_fault(&mut rng, shape);
+        let fault = if shape.members == 1 { lone_fault(&mut rng) } else { store_fault(&mut rng, shape) };
         let lasts = match fault {
             // With the time to come back it stays well below the TTL.
             StoreFault::Majority | StoreFault::Blackout => rng.duration(200 * MILLI..shape.ttl / 4),
@@ -116,6 +120,20 @@ fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
         12 => StoreFault::RollingRestart,
         13 => StoreFault::Majority,
         14 => StoreFault::Blackout,
+        _ => StoreFault::Chore,
+    }
+}
+
+/// A fault of a store that is one server.
+fn lone_fault(rng: &mut Rng) -> StoreFault {
+    let target = Target::Member(0);
+    match rng.below(12) {
+        0..=2 => StoreFault::Kill(target),
+        3 | 4 => StoreFault::Pause(target),
+        5 => StoreFault::Cut(target, Side::Clients, Cut::Silent),
+        6 => StoreFault::Cut(target, Side::Clients, Cut::Refused),
+        7 | 8 => StoreFault::Cut(target, Side::Clients, Cut::Replies),
+        9 => StoreFault::Delay(target, rng.duration(MILLI..150 * MILLI)),
         _ => StoreFault::Chore,
     }
 }
@@ -148,9 +166,13 @@ impl Target {
 }
 
 impl StoreFault {
-    /// Whether requests must fail while it lasts.
-    pub(crate) fn takes_majority(&self) -> bool {
-        matches!(self, Self::Majority | Self::Blackout)
+    /// Whether requests must fail while it lasts: without a majority, or on the only member.
+    pub(crate) fn takes_majority(&self, members: usize) -> bool {
+        match self {
+            Self::Majority | Self::Blackout => true,
+            Self::Kill(_) | Self::Pause(_) | Self::Cut(..) | Self::RollingRestart => members == 1,
+            Self::Delay(..) | Self::Chore => false,
+        }
     }
 }
 
@@ -165,12 +187,18 @@ impl fmt::Display for StoreFault {
                     Side::Clients => "clients",
                     Side::Both => "all",
                 };
-                write!(f, "cut {target} off from {side} ({})", if *cut == Cut::Silent { "silent" } else { "refused" })
+                let how = match cut {
+                    Cut::Silent => "silent",
+                    Cut::Refused => "refused",
+                    Cut::Replies => "replies lost",
+                };
+                write!(f, "cut {target} off from {side} ({how})")
             }
+            Self::Delay(target, by) => write!(f, "delay {target} by {} ms", by.as_millis()),
             Self::RollingRestart => f.write_str("restart all members in turn"),
             Self::Majority => f.write_str("kill a majority"),
             Self::Blackout => f.write_str("kill all members"),
-            Self::Chore => f.write_str("compact and defragment"),
+            Self::Chore => f.write_str("do an operator's chores"),
         }
     }
 }
@@ -197,9 +225,17 @@ impl fmt::Display for WorkerFault {
 mod tests {
     use super::*;
 
-    fn schedule(seed: u64) -> Schedule {
-        let shape = Shape { members: 3, workers: 4, ttl: Duration::from_secs(10) };
+    fn schedule_of(members: usize, seed: u64) -> Schedule {
+        let shape = Shape { members, workers: 4, ttl: Duration::from_secs(10) };
         Schedule::new(seed, Duration::from_secs(600), &shape)
+    }
+
+    fn schedule(seed: u64) -> Schedule {
+        schedule_of(3, seed)
+    }
+
+    fn kind(fault: &StoreFault) -> String {
+        fault.to_string().replace(char::is_numeric, "")
     }
 
     #[test]
@@ -217,11 +253,20 @@ mod tests {
                 assert!(pair[0].at + pair[0].lasts < pair[1].at);
             }
             for step in &schedule.store {
-                assert!(!step.fault.takes_majority() || step.lasts < Duration::from_secs(5));
-                kinds.insert(step.fault.to_string().replace(char::is_numeric, ""));
+                assert!(!step.fault.takes_majority(3) || step.lasts < Duration::from_secs(5));
+                kinds.insert(kind(&step.fault));
             }
         }
         // Kill, pause and six cuts of two targets; four others.
         assert_eq!(kinds.len(), 20, "{kinds:?}");
+    }
+
+    #[test]
+    fn a_lone_server_has_faults_of_its_own() {
+        let faults: Vec<_> = (0..20).flat_map(|seed| schedule_of(1, seed).store).map(|step| step.fault).collect();
+        let kinds: std::collections::BTreeSet<_> = faults.iter().map(kind).collect();
+        // Kill, pause, three cuts, a delay and the chores.
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert!(faults.iter().all(|fault| fault.takes_majority(1) != matches!(fault, StoreFault::Delay(..) | StoreFault::Chore)));
     }
 }

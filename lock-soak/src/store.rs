@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod etcd;
+mod redis;
 
 /// A store that is soaked: what the faults need of it. Members are numbered from 0.
 #[async_trait]
@@ -21,13 +22,14 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn pause(&self, member: usize) -> Result<(), BoxError>;
     fn resume(&self, member: usize) -> Result<(), BoxError>;
     fn cut(&self, member: usize, side: Side, cut: Cut);
+    fn delay(&self, member: usize, by: Duration);
     fn heal(&self, member: usize);
     async fn wait_healthy(&self) -> Result<(), BoxError>;
     /// The longest pause of a leader that the store is known to survive; `None` for any.
     fn longest_leader_pause(&self, ttl: Duration) -> Option<Duration>;
     /// What an operator does from time to time to a store that works.
     async fn chore(&self) -> Result<(), BoxError>;
-    /// Everything that is in the store, in words; nothing when all clients have left.
+    /// Everything that is in the store and does not belong there when all clients have left, in words.
     async fn contents(&self) -> Result<Vec<String>, BoxError>;
 }
 
@@ -43,6 +45,7 @@ pub(crate) fn members(target: &str) -> usize {
 pub(crate) async fn start(target: &str) -> Result<Arc<dyn Store>, BoxError> {
     match target {
         "etcd" => Ok(Arc::new(etcd::Etcd::start().await?)),
+        "redis" => Ok(Arc::new(redis::Redis::start().await?)),
         _ => Err(format!("there is no target {target}").into()),
     }
 }

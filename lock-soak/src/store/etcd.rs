@@ -67,6 +67,7 @@ impl Store for Etcd {
         let trouble = match cut {
             Cut::Silent => Trouble::Blackhole,
             Cut::Refused => Trouble::Refuse,
+            Cut::Replies => Trouble::DropReplies,
         };
         if side != Side::Clients {
             self.cluster.trouble_with_peers(member, trouble);
@@ -74,6 +75,10 @@ impl Store for Etcd {
         if side != Side::Peers {
             self.cluster.trouble_with_clients(member, trouble);
         }
+    }
+
+    fn delay(&self, member: usize, by: Duration) {
+        self.cluster.trouble_with_clients(member, Trouble::Delay(by));
     }
 
     fn heal(&self, member: usize) {
