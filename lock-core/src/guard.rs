@@ -2,8 +2,8 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ErrorKind, FencingToken, LockError, LockName, Operation, OwnerId,
     backend::{Entry, Keep, Lease, Moment, release_until_definite},
-    sync::locked,
+    latch::{Code, Latch},
 };
 
 /// A live acquisition: the lock is held while the guard is in [`GuardState::Held`].
@@ -37,12 +37,13 @@ pub(crate) struct Acquisition {
     pub(crate) owner: OwnerId,
     pub(crate) token: Option<FencingToken>,
     pub(crate) lease: Arc<Lease>,
-    pub(crate) keep: Mutex<Option<Keep>>,
+    pub(crate) keep: Option<Keep>,
     pub(crate) entry: Arc<dyn Entry>,
-    pub(crate) ended: CancellationToken,
-    pub(crate) end: OnceLock<GuardState>,
+    /// Fires when the acquisition is lost; made when somebody wants to be told.
+    pub(crate) ended: OnceLock<CancellationToken>,
+    pub(crate) end: Latch<GuardState>,
     /// The store's definite answer to a release, whether the entry was there: nothing is left to remove then.
-    pub(crate) settled: OnceLock<bool>,
+    pub(crate) settled: Latch<bool>,
     /// How many attempts to release have begun.
     pub(crate) attempts: AtomicUsize,
     pub(crate) registered: Registered,
@@ -78,6 +79,31 @@ pub enum LossReason {
     MaxHold,
     /// The client was shut down.
     Shutdown,
+}
+
+impl Code for GuardState {
+    fn code(self) -> u8 {
+        match self {
+            Self::Held => 1,
+            Self::Released => 2,
+            Self::Lost(LossReason::Expired) => 3,
+            Self::Lost(LossReason::Removed) => 4,
+            Self::Lost(LossReason::MaxHold) => 5,
+            Self::Lost(LossReason::Shutdown) => 6,
+        }
+    }
+
+    fn decode(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => return None,
+            1 => Self::Held,
+            2 => Self::Released,
+            3 => Self::Lost(LossReason::Expired),
+            4 => Self::Lost(LossReason::Removed),
+            5 => Self::Lost(LossReason::MaxHold),
+            _ => Self::Lost(LossReason::Shutdown),
+        })
+    }
 }
 
 impl fmt::Display for LossReason {
@@ -177,29 +203,33 @@ impl LockGuard {
     ///
     /// If the future is dropped the release goes on in the background.
     pub async fn release(mut self) -> Result<(), LockError> {
-        let acquisition = Arc::clone(&self.hold.0);
+        let acquisition = &*self.hold.0;
         let deadline = match acquisition.lease.deadline() {
             Ok(deadline) if acquisition.finish(GuardState::Released) == GuardState::Released => deadline,
             _ => return Err(acquisition.lost_error().during(Operation::Release)),
         };
         acquisition.stop_renewal();
-        let outcome = tokio::select! {
-            biased;
-            outcome = acquisition.release_entry() => outcome,
-            () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
-                ErrorKind::Unavailable,
-                "no answer before the guard's deadline; the lock ends with its TTL",
-            )
-            .indeterminate()),
+        let outcome = match acquisition.release_entry_now() {
+            Some(held) => Ok(held),
+            None => tokio::select! {
+                biased;
+                outcome = acquisition.release_entry_in_time() => outcome,
+                () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
+                    ErrorKind::Unavailable,
+                    "no answer before the guard's deadline; the lock ends with its TTL",
+                )
+                .indeterminate()),
+            },
         };
-        if outcome.is_ok() {
-            self.release_on_drop = false;
-            acquisition.unregister();
-        }
-        match outcome.map_err(|error| error.during(Operation::Release).on(acquisition.backend).of(&acquisition.name))? {
-            true => Ok(()),
-            false => Err(acquisition.loss(LossReason::Removed).during(Operation::Release)),
-        }
+        let outcome = match outcome {
+            Ok(held) => {
+                acquisition.unregister();
+                if held { Ok(()) } else { Err(acquisition.loss(LossReason::Removed).during(Operation::Release)) }
+            }
+            Err(error) => return Err(error.during(Operation::Release).on(acquisition.backend).of(&acquisition.name)),
+        };
+        self.release_on_drop = false;
+        outcome
     }
 
     pub(crate) fn acquisition(&self) -> &Arc<Acquisition> {
@@ -288,7 +318,7 @@ impl Hold {
                     GuardState::Held => acquisition.lease.deadline().unwrap_or(Moment::from_origin(Duration::ZERO)),
                 };
                 tokio::select! {
-                    () = acquisition.ended.cancelled() => {}
+                    () = acquisition.ended().cancelled() => {}
                     () = acquisition.lease.clock().sleep_until(until) => {}
                 }
             }
@@ -302,7 +332,7 @@ impl Hold {
 impl Acquisition {
     pub(crate) fn state(&self) -> GuardState {
         match (self.end.get(), self.lease.deadline()) {
-            (Some(end), _) => *end,
+            (Some(end), _) => end,
             (None, Ok(_)) => GuardState::Held,
             (None, Err(reason)) => self.finish(GuardState::Lost(reason)),
         }
@@ -310,15 +340,30 @@ impl Acquisition {
 
     /// Ends the acquisition unless it has ended; returns how it ended.
     pub(crate) fn finish(&self, end: GuardState) -> GuardState {
-        let end = *self.end.get_or_init(|| end);
+        let end = self.end.set(end);
         if end != GuardState::Released {
-            self.ended.cancel();
+            fence(Ordering::SeqCst);
+            if let Some(ended) = self.ended.get() {
+                ended.cancel();
+            }
         }
         end
     }
 
+    fn ended(&self) -> &CancellationToken {
+        let ended = self.ended.get_or_init(|| self.lease.ended().child_token());
+        // Either this sees the end, or the end sees the token: see `finish`.
+        fence(Ordering::SeqCst);
+        if matches!(self.end.get(), Some(GuardState::Lost(_))) {
+            ended.cancel();
+        }
+        ended
+    }
+
     pub(crate) fn stop_renewal(&self) {
-        drop(locked(&self.keep).take());
+        if let Some(keep) = &self.keep {
+            keep.stop();
+        }
     }
 
     pub(crate) fn unregister(&self) {
@@ -327,18 +372,30 @@ impl Acquisition {
 
     /// Releases the entry unless that is done; says whether it was there.
     pub(crate) async fn release_entry(&self) -> Result<bool, LockError> {
+        match self.release_entry_now() {
+            Some(held) => Ok(held),
+            None => self.release_entry_in_time().await,
+        }
+    }
+
+    /// The begin of an attempt, and all of it if that needs no waiting.
+    fn release_entry_now(&self) -> Option<bool> {
         if let Some(held) = self.settled.get() {
-            return Ok(*held);
+            return Some(held);
         }
         self.attempts.fetch_add(1, Ordering::SeqCst);
-        let found = match self.entry.release_now() {
-            Some(found) => found,
-            None => release_until_definite(&*self.entry, &self.lease).await?,
-        };
+        self.entry.release_now().map(|found| self.settle(found))
+    }
+
+    /// The rest of an attempt.
+    async fn release_entry_in_time(&self) -> Result<bool, LockError> {
+        Ok(self.settle(release_until_definite(&*self.entry, &self.lease).await?))
+    }
+
+    fn settle(&self, found: bool) -> bool {
         // A release and a shutdown may be under way together: what one does not find, the other has removed. Neither
         // waits for the other, which its caller may have ceased to poll.
-        let held = found || self.attempts.load(Ordering::SeqCst) > 1;
-        Ok(*self.settled.get_or_init(|| held))
+        self.settled.set(found || self.attempts.load(Ordering::SeqCst) > 1)
     }
 
     fn release_in_background(self: &Arc<Self>) {

@@ -35,6 +35,7 @@ mod error;
 mod ext;
 mod guard;
 mod info;
+mod latch;
 mod lock;
 mod name;
 mod options;

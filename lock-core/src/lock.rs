@@ -1,4 +1,4 @@
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -76,6 +76,8 @@ pub trait DistributedLock: Debug + Send + Sync + 'static {
     async fn shutdown(&self) -> Result<(), LockError>;
 }
 
+type Answer<'f, T> = Pin<Box<dyn Future<Output = Result<T, LockError>> + Send + 'f>>;
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<L: DistributedLock + ?Sized> DistributedLock for Arc<L> {
@@ -83,12 +85,23 @@ impl<L: DistributedLock + ?Sized> DistributedLock for Arc<L> {
         (**self).capabilities()
     }
 
-    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
-        (**self).acquire_with(name, options).await
+    // Written out, so that the inner future need not be boxed a second time.
+    fn acquire_with<'s, 'n, 'f>(&'s self, name: &'n LockName, options: AcquireOptions) -> Answer<'f, LockGuard>
+    where
+        's: 'f,
+        'n: 'f,
+        Self: 'f,
+    {
+        (**self).acquire_with(name, options)
     }
 
-    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
-        (**self).try_acquire_with(name, options).await
+    fn try_acquire_with<'s, 'n, 'f>(&'s self, name: &'n LockName, options: AcquireOptions) -> Answer<'f, Option<LockGuard>>
+    where
+        's: 'f,
+        'n: 'f,
+        Self: 'f,
+    {
+        (**self).try_acquire_with(name, options)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {

@@ -139,6 +139,13 @@ fn ttl_in_range(ttl: Duration, capabilities: &Capabilities) -> Result<Duration, 
     if ttl > range.max {
         return invalid(format!("the TTL of {ttl:?} is above {backend}'s maximum of {:?}; renewal keeps a shorter one alive", range.max));
     }
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos());
+    if let (Ok(ttl), Ok(step)) = (nanos(ttl), nanos(range.granularity))
+        && let Some(rounded) = ttl.checked_next_multiple_of(step.max(1))
+    {
+        return Ok(Duration::from_nanos(rounded));
+    }
+    // Over 584 years.
     let step = range.granularity.as_nanos().max(1);
     let rounded = ttl.as_nanos().div_ceil(step) * step;
     Ok(Duration::new((rounded / 1_000_000_000) as u64, (rounded % 1_000_000_000) as u32))

@@ -1,4 +1,8 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// A number that grows with every acquisition of a name.
 ///
@@ -37,14 +41,30 @@ impl fmt::Display for FencingToken {
 }
 
 /// Identifies one acquisition in the store: unique per grant, never reused, opaque to applications.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct OwnerId(Arc<str>);
+#[derive(Clone)]
+pub struct OwnerId(Id);
+
+/// A short id is kept in place: on the path of every acquisition of a fast backend an allocation counts.
+#[derive(Clone)]
+enum Id {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Arc<str>),
+}
+
+/// As much as fits where a shared pointer and its tag need the space anyway.
+const SHORT: usize = 22;
 
 impl OwnerId {
     /// Wraps an id that the backend knows to be unique.
     #[must_use]
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self(id.into())
+    pub fn new(id: impl AsRef<str> + Into<Arc<str>>) -> Self {
+        let text = id.as_ref();
+        if text.len() > SHORT {
+            return Self(Id::Long(id.into()));
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Self(Id::Short { length: text.len() as u8, bytes })
     }
 
     /// 128 random bits as 32 hexadecimal digits, the form that redis-py and node-redlock write too.
@@ -56,12 +76,52 @@ impl OwnerId {
     /// The id as the store keeps it.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            // It was text when it was copied.
+            Id::Short { length, bytes } => str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
+            Id::Long(text) => text,
+        }
+    }
+}
+
+impl PartialEq for OwnerId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for OwnerId {}
+
+impl Hash for OwnerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for OwnerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnerId").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for OwnerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_its_text_however_long() {
+        for text in ["", "7", "0123456789abcdef", &"0".repeat(22), &"0".repeat(23), "長い名前です", &"x".repeat(300)] {
+            let id = OwnerId::new(text);
+            assert_eq!(id.as_str(), text);
+            assert_eq!(id, id.clone());
+        }
+        assert_ne!(OwnerId::new("a"), OwnerId::new("b"));
+        assert_ne!(OwnerId::random(), OwnerId::random());
     }
 }

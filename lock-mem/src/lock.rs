@@ -40,6 +40,7 @@ pub struct MemLock {
     holds: Arc<Holds>,
     keeper: Arc<Keeper<MemRenewer>>,
     default_ttl: Duration,
+    capabilities: Capabilities,
 }
 
 /// Settings of a [`MemLock`].
@@ -107,7 +108,7 @@ impl MemLock {
     #[must_use]
     pub fn on(store: MemStore) -> Self {
         let keeper = Keeper::new(Clock::Tokio, MemRenewer(store.clone()), Tasks::anywhere());
-        Self { store, holds: Holds::new("mem", Tasks::anywhere()), keeper, default_ttl: DEFAULT_TTL }
+        Self { store, holds: Holds::new("mem", Tasks::anywhere()), keeper, default_ttl: DEFAULT_TTL, capabilities: capabilities() }
     }
 
     /// A client with settings.
@@ -129,8 +130,8 @@ impl MemLock {
 
     fn begin(&self, name: &LockName, options: AcquireOptions) -> Result<(Pending, Terms), LockError> {
         self.holds.ensure_open()?;
-        let mut terms = options.resolve(&capabilities(), self.default_ttl)?;
-        let ticket = Ticket::new(self.store.clone(), name.clone(), terms.ttl, terms.metadata.take());
+        let mut terms = options.resolve(&self.capabilities, self.default_ttl)?;
+        let ticket = Ticket::new(self.store.clone(), name, terms.ttl, terms.metadata.take());
         Ok((Pending::new(ticket), terms))
     }
 
@@ -138,7 +139,8 @@ impl MemLock {
         let (pending, terms) = self.begin(name, options)?;
         let sent = match pending.ask_now(true) {
             Some((sent, Place::Holding)) => sent,
-            _ => bounded(&self.holds, terms.timeout, pending.wait()).await?,
+            // Boxed, so that a lock that is free does not carry it along.
+            _ => Box::pin(bounded(&self.holds, terms.timeout, pending.wait())).await?,
         };
         Ok(self.grant(pending, sent, &terms))
     }
@@ -147,7 +149,7 @@ impl MemLock {
         let (pending, terms) = self.begin(name, options)?;
         let (sent, place) = match pending.ask_now(false) {
             Some(answer) => answer,
-            None => self.answered(pending.ask(false)).await?,
+            None => Box::pin(self.answered(pending.ask(false))).await?,
         };
         Ok((place == Place::Holding).then(|| self.grant(pending, sent, &terms)))
     }
@@ -157,7 +159,7 @@ impl MemLock {
         let (lease, keep) = self.keeper.keep(Arc::clone(&ticket), sent, terms.ttl, terms);
         ticket.bind(&lease);
         self.holds.grant(Grant {
-            name: ticket.name.clone(),
+            name: ticket.key.name.clone(),
             owner: owner(ticket.number()),
             token: Some(ticket.token()),
             lease,
@@ -168,7 +170,8 @@ impl MemLock {
 
     async fn holder(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
         self.holds.ensure_open()?;
-        let describe = self.store.ask(name, |queue, now, wake| {
+        let key = self.store.key(name);
+        let describe = self.store.ask(&key, |queue, now, wake| {
             let Holder { number, since, expires, ticket } = queue.holder(now, wake)?.clone();
             let mut info = LockInfo::new(owner(number));
             info.token = Some(ticket.token());
@@ -183,7 +186,7 @@ impl MemLock {
 
     async fn evict(&self, name: &LockName) -> Result<bool, LockError> {
         self.holds.ensure_open()?;
-        let (_, evicted) = self.answered(self.store.ask(name, Line::evict)).await?;
+        let (_, evicted) = self.answered(self.store.ask(&self.store.key(name), Line::evict)).await?;
         Ok(evicted.inspect(|holder| holder.ticket.lose(LossReason::Removed)).is_some())
     }
 
@@ -206,7 +209,7 @@ impl Default for MemLock {
 #[deny(clippy::missing_trait_methods)]
 impl DistributedLock for MemLock {
     fn capabilities(&self) -> Capabilities {
-        capabilities()
+        self.capabilities.clone()
     }
 
     async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {

@@ -1,10 +1,7 @@
 use std::{
-    collections::{
-        HashMap,
-        hash_map::{Entry, RandomState},
-    },
+    collections::{HashMap, hash_map::RandomState},
     fmt,
-    hash::BuildHasher,
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -69,7 +66,38 @@ struct Shared {
     shards: [Mutex<Names>; SHARDS],
 }
 
-type Names = HashMap<LockName, Line, RandomState>;
+type Names = HashMap<Key, Line, BuildHasherDefault<AsIs>>;
+
+/// A name with its hash: it is hashed once for an acquisition, however often the store is asked.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    hash: u64,
+    pub(crate) name: LockName,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Takes the hash that a key has.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a key writes its hash");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
 
 /// One name's queue.
 pub(crate) type Line = Queue<Arc<Ticket>>;
@@ -87,9 +115,8 @@ impl MemStore {
     /// An empty store of its own.
     #[must_use]
     pub fn new() -> Self {
-        let hasher = RandomState::new();
-        let shards = std::array::from_fn(|_| Mutex::new(Names::with_hasher(hasher.clone())));
-        Self(Arc::new(Shared { faults: Faults::new(), last: AtomicU64::new(0), hasher, shards }))
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self(Arc::new(Shared { faults: Faults::new(), last: AtomicU64::new(0), hasher: RandomState::new(), shards }))
     }
 
     /// The store that everybody in this process gets under this name, as with the URL `mem://name`. It stays for as
@@ -147,14 +174,14 @@ impl MemStore {
     /// Removes the entries of all who wait, and says how many; they queue again at once, in no particular order.
     pub fn evict_waiters(&self, name: impl AsRef<str>) -> usize {
         let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
-        self.with(&name, |queue, _, wake| queue.evict_waiters(wake))
+        self.with(&self.key(&name), |queue, _, wake| queue.evict_waiters(wake))
     }
 
     /// How many entries a name has: its holder and its waiters. For leak checks.
     #[must_use]
     pub fn entries(&self, name: impl AsRef<str>) -> usize {
         let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
-        self.with(&name, |queue, now, wake| usize::from(queue.holder(now, wake).is_some()) + queue.waiting())
+        self.with(&self.key(&name), |queue, now, wake| usize::from(queue.holder(now, wake).is_some()) + queue.waiting())
     }
 
     /// How many names the store remembers: those that somebody holds or waits for. For leak checks.
@@ -165,18 +192,18 @@ impl MemStore {
 
     fn take_away(&self, name: &str, reason: LossReason) -> bool {
         let Ok(name) = LockName::new(name) else { return false };
-        self.with(&name, Line::evict).inspect(|holder| holder.ticket.lose(reason)).is_some()
+        self.with(&self.key(&name), Line::evict).inspect(|holder| holder.ticket.lose(reason)).is_some()
     }
 
     /// Puts a request to the store, which may not answer for a while, or fail.
     pub(crate) async fn ask<R>(
         &self,
-        name: &LockName,
+        key: &Key,
         mut request: impl FnMut(&mut Line, Moment, &mut Wake) -> R,
     ) -> Result<(Moment, R), LockError> {
         loop {
             self.0.faults.pass().await?;
-            if let Some(answer) = self.ask_unless_frozen(name, &mut request) {
+            if let Some(answer) = self.ask_unless_frozen(key, &mut request) {
                 self.0.faults.reply().await;
                 return Ok(answer);
             }
@@ -184,24 +211,24 @@ impl MemStore {
     }
 
     /// Puts a request to the store if nothing is the matter with it.
-    pub(crate) fn ask_now<R>(&self, name: &LockName, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
-        if self.0.faults.none() { self.ask_unless_frozen(name, request) } else { None }
+    pub(crate) fn ask_now<R>(&self, key: &Key, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
+        if self.0.faults.none() { self.ask_unless_frozen(key, request) } else { None }
     }
 
-    fn ask_unless_frozen<R>(&self, name: &LockName, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
+    fn ask_unless_frozen<R>(&self, key: &Key, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
         // Before the lock, so that the wait for it counts as time under way.
         let sent = Clock::Tokio.now();
-        let names = self.shard(name);
+        let names = self.shard(key);
         if self.0.faults.frozen() {
             return None;
         }
-        Some((sent, apply(names, name, sent, request)))
+        Some((sent, apply(names, key, sent, request)))
     }
 
     /// Changes the store whatever is the matter with it.
-    pub(crate) fn with<R>(&self, name: &LockName, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
+    pub(crate) fn with<R>(&self, key: &Key, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
         let now = Clock::Tokio.now();
-        apply(self.shard(name), name, now, change)
+        apply(self.shard(key), key, now, change)
     }
 
     /// Finds or makes a request's place in the queue.
@@ -217,23 +244,37 @@ impl MemStore {
         queue.request(now, ticket.number(), ticket.ttl, Arc::clone(ticket), wait, wake)
     }
 
-    fn shard(&self, name: &LockName) -> MutexGuard<'_, Names> {
-        locked(&self.0.shards[self.0.hasher.hash_one(name) as usize % SHARDS])
+    pub(crate) fn key(&self, name: &LockName) -> Key {
+        Key { hash: self.0.hasher.hash_one(name), name: name.clone() }
+    }
+
+    /// By other bits than those that a table of names goes by.
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Names> {
+        locked(&self.0.shards[(key.hash >> 32) as usize % SHARDS])
     }
 }
 
 /// Applies a change to one name, forgets the name if that leaves it idle, and wakes whom the change concerns.
-fn apply<R>(mut names: MutexGuard<'_, Names>, name: &LockName, now: Moment, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
+fn apply<R>(mut names: MutexGuard<'_, Names>, key: &Key, now: Moment, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
     let mut wake = Wake::new();
-    let mut line = match names.entry(name.clone()) {
-        Entry::Occupied(line) => line,
-        Entry::Vacant(free) => free.insert_entry(Line::new()),
+    let answer = match names.get_mut(key) {
+        Some(line) => {
+            let answer = change(line, now, &mut wake);
+            if line.is_idle() {
+                names.remove(key);
+                shrink(&mut names);
+            }
+            answer
+        }
+        None => {
+            let mut line = Line::new();
+            let answer = change(&mut line, now, &mut wake);
+            if !line.is_idle() {
+                names.insert(key.clone(), line);
+            }
+            answer
+        }
     };
-    let answer = change(line.get_mut(), now, &mut wake);
-    if line.get().is_idle() {
-        line.remove();
-        shrink(&mut names);
-    }
     drop(names);
     wake.iter().for_each(|ticket| ticket.wake.notify_one());
     answer
@@ -267,16 +308,17 @@ mod tests {
 
     #[test]
     fn a_request_that_was_let_through_before_the_freeze_is_not_served_after_it() {
-        let (store, name) = (MemStore::new(), "n".parse().unwrap());
+        let store = MemStore::new();
+        let key = store.key(&"n".parse().unwrap());
         store.freeze();
-        assert!(store.ask_unless_frozen(&name, |_, _, _| ()).is_none());
+        assert!(store.ask_unless_frozen(&key, |_, _, _| ()).is_none());
         store.thaw();
-        assert!(store.ask_unless_frozen(&name, |_, _, _| ()).is_some());
+        assert!(store.ask_unless_frozen(&key, |_, _, _| ()).is_some());
     }
 
     #[test]
     fn an_idle_table_gives_its_memory_back() {
-        let mut names = Names::with_hasher(RandomState::new());
+        let mut names = Names::default();
         names.reserve(KEEP_CAPACITY * 100);
         shrink(&mut names);
         assert!(names.capacity() <= KEEP_CAPACITY, "{}", names.capacity());

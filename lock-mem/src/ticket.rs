@@ -17,12 +17,13 @@ use tokio::sync::Notify;
 use crate::{
     MemStore,
     queue::{Number, Place},
+    store::Key,
 };
 
 /// One acquisition from its request to its release: what the store keeps, and what its guard releases.
 pub(crate) struct Ticket {
     pub(crate) store: MemStore,
-    pub(crate) name: LockName,
+    pub(crate) key: Key,
     pub(crate) ttl: Duration,
     pub(crate) metadata: Option<String>,
     pub(crate) wake: Notify,
@@ -39,9 +40,9 @@ enum Link {
 }
 
 impl Ticket {
-    pub(crate) fn new(store: MemStore, name: LockName, ttl: Duration, metadata: Option<String>) -> Arc<Self> {
-        let (number, link) = (AtomicU64::new(0), Mutex::new(Link::Unbound));
-        Arc::new(Self { store, name, ttl, metadata, wake: Notify::new(), number, link })
+    pub(crate) fn new(store: MemStore, name: &LockName, ttl: Duration, metadata: Option<String>) -> Arc<Self> {
+        let (key, number, link) = (store.key(name), AtomicU64::new(0), Mutex::new(Link::Unbound));
+        Arc::new(Self { store, key, ttl, metadata, wake: Notify::new(), number, link })
     }
 
     pub(crate) fn number(&self) -> Number {
@@ -54,7 +55,9 @@ impl Ticket {
 
     /// Starts over in the order of arrival.
     pub(crate) fn enter(&self, number: Number) {
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Link::Unbound;
+        if self.number() != 0 {
+            *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Link::Unbound;
+        }
         self.number.store(number, Ordering::Release);
     }
 
@@ -86,7 +89,7 @@ pub(crate) fn owner(number: Number) -> OwnerId {
 #[async_trait]
 impl Entry for Ticket {
     async fn release(&self) -> Result<bool, LockError> {
-        let request = self.store.ask(&self.name, |queue, now, wake| queue.leave(now, self.number(), wake));
+        let request = self.store.ask(&self.key, |queue, now, wake| queue.leave(now, self.number(), wake));
         tokio::select! {
             biased;
             outcome = request => outcome.map(|(_, held)| held),
@@ -97,13 +100,13 @@ impl Entry for Ticket {
     }
 
     fn release_now(&self) -> Option<bool> {
-        self.store.ask_now(&self.name, |queue, now, wake| queue.leave(now, self.number(), wake)).map(|(_, held)| held)
+        self.store.ask_now(&self.key, |queue, now, wake| queue.leave(now, self.number(), wake)).map(|(_, held)| held)
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("name", &self.name).field("number", &self.number()).finish_non_exhaustive()
+        f.debug_struct("Ticket").field("name", &self.key.name).field("number", &self.number()).finish_non_exhaustive()
     }
 }
 
@@ -127,14 +130,14 @@ impl Pending {
 
     /// Asks where the request stands, making it if the store does not know it; `None` if the store does not answer at once.
     pub(crate) fn ask_now(&self, wait: bool) -> Option<(Moment, Place)> {
-        let Ticket { store, name, .. } = &*self.ticket;
-        store.ask_now(name, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake))
+        let Ticket { store, key, .. } = &*self.ticket;
+        store.ask_now(key, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake))
     }
 
     /// As [`ask_now`](Self::ask_now), waiting for the answer.
     pub(crate) async fn ask(&self, wait: bool) -> Result<(Moment, Place), LockError> {
-        let Ticket { store, name, .. } = &*self.ticket;
-        store.ask(name, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake)).await
+        let Ticket { store, key, .. } = &*self.ticket;
+        store.ask(key, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake)).await
     }
 
     /// Waits until the request holds; its TTL counts from the returned instant.
@@ -160,7 +163,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         // Past any fault: a request that its client has given up is as if it had not been made.
         if !self.granted && self.ticket.number() != 0 {
-            self.ticket.store.with(&self.ticket.name, |queue, now, wake| queue.leave(now, self.ticket.number(), wake));
+            self.ticket.store.with(&self.ticket.key, |queue, now, wake| queue.leave(now, self.ticket.number(), wake));
         }
     }
 }
@@ -176,7 +179,7 @@ impl Renewer for MemRenewer {
     async fn renew(&self, batch: &[Arc<Ticket>]) -> Vec<RenewOutcome> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for ticket in batch {
-            let renewed = self.0.ask(&ticket.name, |queue, now, wake| queue.renew(now, ticket.number(), ticket.ttl, wake));
+            let renewed = self.0.ask(&ticket.key, |queue, now, wake| queue.renew(now, ticket.number(), ticket.ttl, wake));
             outcomes.push(match renewed.await {
                 Ok((_, true)) => RenewOutcome::Renewed(ticket.ttl),
                 Ok((_, false)) => RenewOutcome::NotHeld,
@@ -200,7 +203,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loss_before_the_guard_is_made_reaches_it() {
-        let ticket = Ticket::new(MemStore::new(), "n".parse().unwrap(), Duration::from_secs(30), None);
+        let ticket = Ticket::new(MemStore::new(), &"n".parse().unwrap(), Duration::from_secs(30), None);
         let lease = Lease::new(Clock::Tokio, Clock::Tokio.now() + ticket.ttl, None);
         ticket.lose(LossReason::Removed);
         ticket.bind(&lease);

@@ -293,7 +293,7 @@ impl DistributedLock for Handle {
             return Ok(());
         }
         if self.0.has(Defect::DroppedShutdownStops) {
-            self.0.holds.closing().cancel();
+            self.0.holds.close();
             tokio::task::yield_now().await;
         }
         self.0.holds.shutdown().await

@@ -16,9 +16,10 @@ pub enum Clock {
     Tokio,
 }
 
-/// An instant on a [`Clock`]; instants of different clocks do not compare.
+/// An instant on a [`Clock`], to the nanosecond, up to 584 years after the clock's origin; instants of different clocks do
+/// not compare.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(Duration);
+pub struct Moment(u64);
 
 /// Puts tokio's instants, which may lie before the process's first look at the clock, safely above zero.
 const TOKIO_ORIGIN: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -32,12 +33,12 @@ impl Clock {
     #[must_use]
     pub fn now(self) -> Moment {
         match self {
-            Self::Suspend => Moment(suspend_aware_now()),
+            Self::Suspend => Moment::from_origin(suspend_aware_now()),
             Self::Tokio => {
                 static EPOCH: OnceLock<Instant> = OnceLock::new();
                 let epoch = *EPOCH.get_or_init(Instant::now);
                 let now = tokio::time::Instant::now().into_std();
-                Moment(match now.checked_duration_since(epoch) {
+                Moment::from_origin(match now.checked_duration_since(epoch) {
                     Some(after) => TOKIO_ORIGIN + after,
                     None => TOKIO_ORIGIN.saturating_sub(epoch.duration_since(now)),
                 })
@@ -92,27 +93,31 @@ impl Moment {
     /// An instant from its distance to the clock's origin; for tests of synchronous rules.
     #[must_use]
     pub const fn from_origin(since: Duration) -> Self {
-        Self(since)
+        Self(nanos(since))
     }
 
     /// The distance to the clock's origin.
     #[must_use]
     pub const fn since_origin(self) -> Duration {
-        self.0
+        Duration::from_nanos(self.0)
     }
 
     /// How long after `earlier` this is; zero if it is before.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+const fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
 }
 
 impl Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, after: Duration) -> Self {
-        Self(self.0.saturating_add(after))
+        Self(self.0.saturating_add(nanos(after)))
     }
 }
 
@@ -120,13 +125,13 @@ impl Sub<Duration> for Moment {
     type Output = Self;
 
     fn sub(self, before: Duration) -> Self {
-        Self(self.0.saturating_sub(before))
+        Self(self.0.saturating_sub(nanos(before)))
     }
 }
 
 impl fmt::Debug for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} since origin", self.0)
+        write!(f, "{:?} since origin", self.since_origin())
     }
 }
 
@@ -141,6 +146,14 @@ mod tests {
         assert_eq!(Clock::Tokio.now().saturating_since(before), Duration::from_secs(3600));
         Clock::Tokio.sleep_until(before + Duration::from_secs(7200)).await;
         assert_eq!(Clock::Tokio.now().saturating_since(before), Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn instants_stay_within_their_range() {
+        let last = Moment::from_origin(Duration::MAX);
+        assert_eq!(last + Duration::from_secs(1), last);
+        assert_eq!(Moment::from_origin(Duration::ZERO) - Duration::MAX, Moment::from_origin(Duration::ZERO));
+        assert_eq!(Moment::from_origin(Duration::new(7, 9)).since_origin(), Duration::new(7, 9));
     }
 
     #[test]

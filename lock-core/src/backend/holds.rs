@@ -1,7 +1,10 @@
 use std::{
     fmt::{self, Debug},
     future::Future,
-    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
     backend::{Keep, Lease, Tasks},
     guard::{Acquisition, Registered},
+    latch::Latch,
     sync::locked,
 };
 
@@ -57,6 +61,8 @@ pub struct Holds {
     backend: &'static str,
     tasks: Tasks,
     live: Mutex<Slab<Weak<Acquisition>>>,
+    /// Says the same as `closing`, which takes a lock to be asked.
+    closed: AtomicBool,
     closing: CancellationToken,
 }
 
@@ -64,7 +70,8 @@ impl Holds {
     /// For a client of the named backend.
     #[must_use]
     pub fn new(backend: &'static str, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { backend, tasks, live: Mutex::new(Slab::new()), closing: CancellationToken::new() })
+        let (live, closed) = (Mutex::new(Slab::new()), AtomicBool::new(false));
+        Arc::new(Self { backend, tasks, live, closed, closing: CancellationToken::new() })
     }
 
     /// The client's background tasks: clean-ups that end by themselves, for [`shutdown`](Self::shutdown) waits for them.
@@ -73,7 +80,7 @@ impl Holds {
         &self.tasks
     }
 
-    /// Fires when [`shutdown`](Self::shutdown) begins.
+    /// Fires when [`shutdown`](Self::shutdown) begins, or at [`close`](Self::close).
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
@@ -91,7 +98,7 @@ impl Holds {
     ///
     /// [`ErrorKind::Shutdown`] once [`shutdown`](Self::shutdown) has begun.
     pub fn ensure_open(&self) -> Result<(), LockError> {
-        if self.closing.is_cancelled() {
+        if self.closed.load(Ordering::Acquire) {
             return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again").on(self.backend));
         }
         Ok(())
@@ -107,18 +114,18 @@ impl Holds {
             name,
             owner,
             token,
-            ended: lease.ended().child_token(),
+            ended: OnceLock::new(),
             lease,
-            keep: Mutex::new(keep),
+            keep,
             entry,
-            end: OnceLock::new(),
-            settled: OnceLock::new(),
+            end: Latch::new(),
+            settled: Latch::new(),
             attempts: AtomicUsize::new(0),
             registered: Registered { id: slot.key(), holds: Arc::clone(self) },
         });
         slot.insert(Arc::downgrade(guard.acquisition()));
         drop(live);
-        if self.closing.is_cancelled() {
+        if self.closed.load(Ordering::Acquire) {
             guard.acquisition().finish(GuardState::Lost(LossReason::Shutdown));
             guard.acquisition().stop_renewal();
         }
@@ -127,6 +134,7 @@ impl Holds {
 
     /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does this first.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.closing.cancel();
     }
 

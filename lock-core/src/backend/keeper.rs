@@ -1,21 +1,21 @@
 use std::{
     fmt::{self, Debug},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::Notify,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     LockError, Terms,
     backend::{
-        Clock, Lease, Moment, Renewal, Tasks, deadline,
-        schedule::{Due, Schedule},
+        Clock, Lease, Moment, Renewal, Tasks,
+        schedule::{Due, Id, Schedule},
     },
     sync::locked,
 };
@@ -51,7 +51,6 @@ pub enum RenewOutcome {
 pub struct Keeper<R: Renewer> {
     shared: Arc<Shared<R>>,
     tasks: Tasks,
-    driver: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
@@ -61,6 +60,8 @@ struct Shared<R: Renewer> {
     renewer: R,
     schedule: Mutex<Schedule<R::Item>>,
     wake: Notify,
+    /// Whether the task is there.
+    driven: AtomicBool,
 }
 
 impl<R: Renewer> Keeper<R> {
@@ -71,10 +72,10 @@ impl<R: Renewer> Keeper<R> {
     #[must_use]
     pub fn new(clock: Clock, renewer: R, tasks: Tasks) -> Arc<Self> {
         let stop = CancellationToken::new();
+        let (schedule, driven) = (Mutex::new(Schedule::new()), AtomicBool::new(false));
         Arc::new(Self {
-            shared: Arc::new(Shared { clock, renewer, schedule: Mutex::new(Schedule::new()), wake: Notify::new() }),
+            shared: Arc::new(Shared { clock, renewer, schedule, wake: Notify::new(), driven }),
             tasks,
-            driver: Mutex::new(None),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
         })
@@ -84,16 +85,15 @@ impl<R: Renewer> Keeper<R> {
     /// as `terms` say, until the [`Keep`] is dropped.
     pub fn keep(self: &Arc<Self>, item: Arc<R::Item>, sent: Moment, granted: Duration, terms: &Terms) -> (Arc<Lease>, Keep) {
         let cap = terms.max_hold.map(|most| sent + most);
-        let lease = Lease::new(self.shared.clock, deadline(sent, granted), cap);
         let renewal = Renewal::new(sent, granted, terms.renew, cap);
-        let now = self.shared.clock.now();
-        let (id, early) = locked(&self.shared.schedule).insert(now, renewal, Arc::clone(&lease), item);
+        let lease = Lease::new(self.shared.clock, renewal.deadline(), cap);
+        let (id, early) = locked(&self.shared.schedule).insert(sent, renewal, Arc::clone(&lease), item);
         self.ensure_driver();
         if early {
             self.shared.wake.notify_one();
         }
         let keeper: Arc<dyn Forget> = Arc::clone(self) as _;
-        (lease, Keep { id, keeper })
+        (lease, Keep { id, keeper, stopped: AtomicBool::new(false) })
     }
 
     /// How many leases are kept; for leak checks.
@@ -103,10 +103,21 @@ impl<R: Renewer> Keeper<R> {
     }
 
     fn ensure_driver(&self) {
-        let mut driver = locked(&self.driver);
-        if driver.as_ref().is_none_or(JoinHandle::is_finished) {
-            *driver = self.tasks.spawn(drive(Arc::clone(&self.shared), self.stop.clone()));
+        if self.shared.driven.load(Ordering::Acquire) || self.shared.driven.swap(true, Ordering::AcqRel) {
+            return;
         }
+        // Says so when it ends, also where it never runs: without a runtime, or on one that is being shut down.
+        let driving = Driving(Arc::clone(&self.shared));
+        self.tasks.spawn(drive(driving, self.stop.clone()));
+    }
+}
+
+/// The task's own mark that it is there.
+struct Driving<R: Renewer>(Arc<Shared<R>>);
+
+impl<R: Renewer> Drop for Driving<R> {
+    fn drop(&mut self) {
+        self.0.driven.store(false, Ordering::Release);
     }
 }
 
@@ -118,23 +129,33 @@ impl<R: Renewer> Debug for Keeper<R> {
 
 /// Ends the renewal of one lease when dropped; the lease then runs out at its deadline.
 pub struct Keep {
-    id: u64,
+    id: Id,
     keeper: Arc<dyn Forget>,
+    stopped: AtomicBool,
+}
+
+impl Keep {
+    /// As a drop, before it.
+    pub(crate) fn stop(&self) {
+        if !self.stopped.load(Ordering::Acquire) && !self.stopped.swap(true, Ordering::AcqRel) {
+            self.keeper.forget(self.id);
+        }
+    }
 }
 
 trait Forget: Send + Sync {
-    fn forget(&self, id: u64);
+    fn forget(&self, id: Id);
 }
 
 impl<R: Renewer> Forget for Keeper<R> {
-    fn forget(&self, id: u64) {
+    fn forget(&self, id: Id) {
         locked(&self.shared.schedule).remove(id);
     }
 }
 
 impl Drop for Keep {
     fn drop(&mut self) {
-        self.keeper.forget(self.id);
+        self.stop();
     }
 }
 
@@ -144,7 +165,8 @@ impl Debug for Keep {
     }
 }
 
-async fn drive<R: Renewer>(shared: Arc<Shared<R>>, stop: CancellationToken) {
+async fn drive<R: Renewer>(driving: Driving<R>, stop: CancellationToken) {
+    let shared = &driving.0;
     let mut in_flight = JoinSet::new();
     loop {
         let (due, next) = {
@@ -153,7 +175,7 @@ async fn drive<R: Renewer>(shared: Arc<Shared<R>>, stop: CancellationToken) {
         };
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
-            in_flight.spawn(renew(Arc::clone(&shared), due.by_ref().take(Keeper::<R>::BATCH).collect()));
+            in_flight.spawn(renew(Arc::clone(shared), due.by_ref().take(Keeper::<R>::BATCH).collect()));
         }
         let look_again = async {
             match next {
@@ -204,7 +226,7 @@ mod tests {
     /// Renews what it is given, or never answers.
     #[derive(Debug, Default)]
     struct Store {
-        frozen: Arc<std::sync::atomic::AtomicBool>,
+        frozen: Arc<AtomicBool>,
         calls: Arc<AtomicUsize>,
     }
 

@@ -1,7 +1,7 @@
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -25,7 +25,8 @@ pub struct Lease {
     state: AtomicU64,
     /// No renewal goes beyond this.
     cap: Option<Moment>,
-    ended: CancellationToken,
+    /// Made when somebody wants to be told, which is rare where locks are held briefly.
+    ended: OnceLock<CancellationToken>,
 }
 
 const REASONS: [LossReason; 4] = [LossReason::Expired, LossReason::Removed, LossReason::MaxHold, LossReason::Shutdown];
@@ -35,7 +36,7 @@ impl Lease {
     #[must_use]
     pub fn new(clock: Clock, deadline: Moment, cap: Option<Moment>) -> Arc<Self> {
         let deadline = cap.map_or(deadline, |cap| deadline.min(cap));
-        Arc::new(Self { clock, state: AtomicU64::new(encode(deadline)), cap, ended: CancellationToken::new() })
+        Arc::new(Self { clock, state: AtomicU64::new(encode(deadline)), cap, ended: OnceLock::new() })
     }
 
     /// The clock that the deadline is on.
@@ -93,14 +94,23 @@ impl Lease {
     /// Fires when the lease has been found ended; not by itself when the deadline passes unobserved.
     #[must_use]
     pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+        let ended = self.ended.get_or_init(CancellationToken::new);
+        // Either this sees the end, or the end sees the token: see `end`.
+        fence(Ordering::SeqCst);
+        if decode(self.state.load(Ordering::Acquire)).is_err() {
+            ended.cancel();
+        }
+        ended
     }
 
     fn end(&self, word: u64, reason: LossReason) -> bool {
         let code = REASONS.iter().position(|r| *r == reason).unwrap_or_default() as u64;
         let ended = self.state.compare_exchange(word, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if ended {
-            self.ended.cancel();
+            fence(Ordering::SeqCst);
+            if let Some(token) = self.ended.get() {
+                token.cancel();
+            }
         }
         ended
     }

@@ -1,33 +1,58 @@
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use slab::Slab;
 
 use crate::backend::{Lease, Moment, RenewOutcome, Renewal, RenewalStep};
 
 /// Which renewals are due when, for any number of leases: synchronous, driven by the keeper.
+///
+/// Most leases end before their first renewal: one that is not due before the keeper looks next is put aside until then,
+/// which costs next to nothing.
 #[derive(Debug)]
 pub(super) struct Schedule<T> {
-    slots: HashMap<u64, Slot<T>>,
-    queue: BTreeSet<(Moment, u64)>,
-    last_id: u64,
+    slots: Slab<Slot<T>>,
+    /// Leases that came since the keeper looked, in any order.
+    fresh: Vec<usize>,
+    queue: BTreeSet<(Moment, Id)>,
+    last_number: u64,
     /// When the keeper looks next by itself.
     looks: Option<Moment>,
 }
 
+/// Names a lease for ever: its slot is used again, its number is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    number: u64,
+    slot: usize,
+}
+
 #[derive(Debug)]
 struct Slot<T> {
+    number: u64,
     renewal: Renewal,
     lease: Arc<Lease>,
     item: Arc<T>,
-    at: Moment,
+    place: Place,
+}
+
+/// Where a lease is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Fresh {
+        index: usize,
+        at: Moment,
+    },
+    Queue {
+        at: Moment,
+    },
+    /// Its time is up: only its holder's end is waited for.
+    Nowhere,
 }
 
 /// A renewal to send now.
 #[derive(Debug)]
 pub(super) struct Due<T> {
-    pub(super) id: u64,
+    pub(super) id: Id,
     pub(super) item: Arc<T>,
     pub(super) give_up: Moment,
 }
@@ -35,31 +60,69 @@ pub(super) struct Due<T> {
 /// Leases that are due this soon go along with one that is due now: few round trips for many leases.
 const SLACK: Duration = Duration::from_millis(100);
 
+/// Tables that have grown beyond this give their memory back when they are empty.
+const KEEP_CAPACITY: usize = 1024;
+
+impl Id {
+    const LAST: Self = Self { number: u64::MAX, slot: usize::MAX };
+}
+
 impl<T> Schedule<T> {
     pub(super) fn new() -> Self {
-        Self { slots: HashMap::new(), queue: BTreeSet::new(), last_id: 0, looks: None }
+        Self { slots: Slab::new(), fresh: Vec::new(), queue: BTreeSet::new(), last_number: 0, looks: None }
     }
 
-    /// Adds a lease; returns its id, never used again, and whether the keeper must be woken to look at it in time.
-    pub(super) fn insert(&mut self, now: Moment, mut renewal: Renewal, lease: Arc<Lease>, item: Arc<T>) -> (u64, bool) {
-        self.last_id += 1;
-        let id = self.last_id;
-        let at = match renewal.step(now) {
+    /// Adds a lease that was granted in answer to a request sent at `sent`; returns its id, never used again, and whether
+    /// the keeper must be woken to look at it in time.
+    pub(super) fn insert(&mut self, sent: Moment, mut renewal: Renewal, lease: Arc<Lease>, item: Arc<T>) -> (Id, bool) {
+        self.last_number += 1;
+        let at = match renewal.step(sent) {
             RenewalStep::Wait(at) => at,
-            RenewalStep::Send { .. } | RenewalStep::Lost(_) => now,
+            RenewalStep::Send { .. } | RenewalStep::Lost(_) => sent,
         };
         let early = self.looks.is_none_or(|looks| at < looks);
         if early {
             self.looks = Some(at);
         }
-        self.slots.insert(id, Slot { renewal, lease, item, at });
-        self.queue.insert((at, id));
-        (id, early)
+        let (number, place) = (self.last_number, Place::Fresh { index: self.fresh.len(), at });
+        let slot = self.slots.insert(Slot { number, renewal, lease, item, place });
+        self.fresh.push(slot);
+        (Id { number, slot }, early)
     }
 
-    pub(super) fn remove(&mut self, id: u64) {
-        if let Some(slot) = self.slots.remove(&id) {
-            self.queue.remove(&(slot.at, id));
+    pub(super) fn remove(&mut self, id: Id) {
+        if self.slot(id).is_none() {
+            return;
+        }
+        match self.slots.remove(id.slot).place {
+            Place::Fresh { index, .. } => {
+                self.fresh.swap_remove(index);
+                if let Some(moved) = self.fresh.get(index).and_then(|slot| self.slots.get_mut(*slot))
+                    && let Place::Fresh { index: now, .. } = &mut moved.place
+                {
+                    *now = index;
+                }
+            }
+            Place::Queue { at } => drop(self.queue.remove(&(at, id))),
+            Place::Nowhere => {}
+        }
+        if self.slots.is_empty() && self.slots.capacity() > KEEP_CAPACITY {
+            (self.slots, self.fresh) = (Slab::new(), Vec::new());
+        }
+    }
+
+    fn slot(&mut self, id: Id) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(id.slot).filter(|slot| slot.number == id.number)
+    }
+
+    /// Sorts in what came since the last look.
+    fn sort(&mut self) {
+        for slot in self.fresh.drain(..) {
+            let Some(fresh) = self.slots.get_mut(slot) else { continue };
+            if let Place::Fresh { at, .. } = fresh.place {
+                fresh.place = Place::Queue { at };
+                self.queue.insert((at, Id { number: fresh.number, slot }));
+            }
         }
     }
 
@@ -68,6 +131,7 @@ impl<T> Schedule<T> {
     /// An instant that was decided on stays although its lease has gone: a client that acquires and releases in a loop,
     /// faster than the keeper can look, then does not wake it each time.
     pub(super) fn rest(&mut self, now: Moment) -> Option<Moment> {
+        self.sort();
         self.looks = self.next().or(self.looks.filter(|looks| *looks > now));
         self.looks
     }
@@ -78,17 +142,19 @@ impl<T> Schedule<T> {
 
     /// What to send at `now`. Ends the leases whose time is up.
     pub(super) fn poll(&mut self, now: Moment) -> Vec<Due<T>> {
+        self.sort();
         let mut due = Vec::new();
         if self.next().is_none_or(|next| next > now) {
             return due;
         }
-        let ripe: Vec<_> = self.queue.range(..=(now + SLACK, u64::MAX)).copied().collect();
+        let ripe: Vec<_> = self.queue.range(..=(now + SLACK, Id::LAST)).copied().collect();
         for (at, id) in ripe {
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
             self.queue.remove(&(at, id));
+            let Some(slot) = self.slot(id) else { continue };
+            slot.place = Place::Nowhere;
             // Early by at most a tenth of the time between two renewals.
             slot.renewal.hasten(now, SLACK.min(slot.renewal.ttl() / 30));
-            slot.at = match slot.renewal.step(now) {
+            let at = match slot.renewal.step(now) {
                 _ if slot.lease.deadline().is_err() => continue,
                 RenewalStep::Send { give_up } => {
                     due.push(Due { id, item: Arc::clone(&slot.item), give_up });
@@ -100,15 +166,18 @@ impl<T> Schedule<T> {
                     continue;
                 }
             };
-            self.queue.insert((slot.at, id));
+            self.put(id, at);
         }
         due
     }
 
     /// Takes the outcome of a renewal that [`poll`](Self::poll) asked for.
-    pub(super) fn complete(&mut self, id: u64, now: Moment, outcome: &RenewOutcome, jitter: f64) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        self.queue.remove(&(slot.at, id));
+    pub(super) fn complete(&mut self, id: Id, now: Moment, outcome: &RenewOutcome, jitter: f64) {
+        let Some(slot) = self.slot(id) else { return };
+        if let Place::Queue { at } = std::mem::replace(&mut slot.place, Place::Nowhere) {
+            self.queue.remove(&(at, id));
+        }
+        let Some(slot) = self.slot(id) else { return };
         match outcome {
             RenewOutcome::Renewed(granted) => {
                 slot.renewal.renewed(*granted);
@@ -120,12 +189,18 @@ impl<T> Schedule<T> {
             RenewOutcome::Failed(_) => slot.renewal.failed(now, jitter),
         }
         match slot.renewal.step(now) {
-            RenewalStep::Wait(until) => slot.at = until,
+            RenewalStep::Wait(until) => self.put(id, until),
             // Left to the next poll, which hands out what is to be sent.
-            RenewalStep::Send { .. } => slot.at = now,
-            RenewalStep::Lost(reason) => return slot.lease.lose(reason),
+            RenewalStep::Send { .. } => self.put(id, now),
+            RenewalStep::Lost(reason) => slot.lease.lose(reason),
         }
-        self.queue.insert((slot.at, id));
+    }
+
+    fn put(&mut self, id: Id, at: Moment) {
+        if let Some(slot) = self.slot(id) {
+            slot.place = Place::Queue { at };
+            self.queue.insert((at, id));
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -137,10 +212,11 @@ impl<T> Schedule<T> {
 mod tests {
     use super::*;
     use crate::{LossReason, backend::Clock};
+    use proptest::prelude::*;
 
     const TTL: Duration = Duration::from_secs(30);
 
-    fn add(schedule: &mut Schedule<&'static str>, item: &'static str, sent: Moment) -> (u64, Arc<Lease>) {
+    fn add(schedule: &mut Schedule<&'static str>, item: &'static str, sent: Moment) -> (Id, Arc<Lease>) {
         let renewal = Renewal::new(sent, TTL, true, None);
         let lease = Lease::new(Clock::Tokio, renewal.deadline(), None);
         let (id, _) = schedule.insert(sent, renewal, Arc::clone(&lease), Arc::new(item));
@@ -157,7 +233,7 @@ mod tests {
         add(&mut schedule, "a", start);
         add(&mut schedule, "b", start + Duration::from_millis(50));
         add(&mut schedule, "c", start + Duration::from_secs(2));
-        assert_eq!(schedule.next(), Some(start + TTL / 3));
+        assert_eq!(schedule.rest(start), Some(start + TTL / 3));
         assert!(schedule.poll(start + TTL / 3 - Duration::from_millis(1)).is_empty());
         assert_eq!(items(&schedule.poll(start + TTL / 3)), ["a", "b"]);
         assert_eq!(schedule.next(), Some(start + TTL / 3 + Duration::from_secs(2)));
@@ -221,5 +297,30 @@ mod tests {
         schedule.remove(b);
         schedule.complete(b, start + TTL / 3, &RenewOutcome::Renewed(TTL), 0.0);
         assert_eq!((schedule.len(), schedule.next()), (0, None));
+    }
+
+    proptest! {
+        /// Whichever leases end before the keeper looks: the others are renewed, each once.
+        #[test]
+        fn whoever_is_left_is_renewed(ends in prop::collection::vec(any::<Option<prop::sample::Index>>(), 1..60), looks: bool) {
+            let (mut schedule, start, mut model) = (Schedule::new(), Clock::Suspend.now(), Vec::new());
+            for (item, end) in ends.into_iter().enumerate() {
+                let renewal = Renewal::new(start, TTL, true, None);
+                let lease = Lease::new(Clock::Suspend, renewal.deadline(), None);
+                model.push((schedule.insert(start, renewal, lease, Arc::new(item)).0, item));
+                if looks && item % 7 == 0 {
+                    schedule.rest(start);
+                }
+                if let Some(end) = end {
+                    let (id, _) = model.remove(end.index(model.len()));
+                    schedule.remove(id);
+                    schedule.remove(id);
+                }
+            }
+            prop_assert_eq!(schedule.len(), model.len());
+            let mut due: Vec<_> = schedule.poll(start + TTL / 3).into_iter().map(|due| (due.id, *due.item)).collect();
+            due.sort_unstable();
+            prop_assert_eq!(due, model);
+        }
     }
 }
