@@ -1,4 +1,4 @@
-//! Locks of other libraries on the same keys, with the real redis-py.
+//! Locks of other libraries on the same keys, with the real redis-py and rslock.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::{process::Stdio, time::Duration};
@@ -6,6 +6,7 @@ use std::{process::Stdio, time::Duration};
 use conformance_tests::servers::{self, RedisOptions, Server, tools};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
 use redis::AsyncCommands;
+use rslock::LockManager;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -138,6 +139,99 @@ async fn stale_releases_change_nothing_either_way() {
     assert_eq!(brief.ask("release").await, "LockNotOwnedError");
     assert!(!guard.is_lost());
     guard.release().await.unwrap();
+}
+
+/// The manager of rslock, which asks once.
+fn rslock(server: &Server) -> LockManager {
+    let mut manager = LockManager::new(vec![format!("redis://{}", server.endpoint())]);
+    manager.set_retry(1, Duration::from_millis(1));
+    manager
+}
+
+#[tokio::test]
+async fn rslock_excludes_us_and_its_release_wakes_our_waiter() {
+    let server = or_skip!(own());
+    let (locks, operator, theirs) = (client(&server).await, Operator::of(&server), rslock(&server));
+    let held = theirs.lock("a", NEVER).await.unwrap();
+    assert!(locks.try_acquire("a").await.unwrap().is_none());
+    let owner: String = held.val.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().owner.as_str(), owner, "20 bytes that are not text");
+    let waiter = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
+    theirs.unlock(&held).await;
+    let guard = promptly("our waiter", waiter).await.unwrap().unwrap();
+    assert!(matches!(theirs.lock("a", NEVER).await, Err(rslock::LockError::Unavailable)));
+    guard.release().await.unwrap();
+    theirs.unlock(&theirs.lock("a", NEVER).await.unwrap()).await;
+    assert_eq!(operator.get("a").await, None);
+}
+
+#[tokio::test]
+async fn stale_releases_change_nothing_to_rslock_or_to_us() {
+    let server = or_skip!(own());
+    let (locks, theirs, short) = (client(&server).await, rslock(&server), Duration::from_millis(300));
+    let guard = locks.acquire_with(&name("a"), ttl(short).without_renewal()).await.unwrap();
+    let held = promptly("our expiry", theirs.acquire_no_guard("a", NEVER)).await.unwrap();
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
+    assert!(!theirs.is_freed(&held).await.unwrap());
+
+    let brief = theirs.lock("b", short).await.unwrap();
+    let guard = promptly("their expiry", locks.acquire("b")).await.unwrap();
+    theirs.unlock(&brief).await;
+    assert!(!guard.is_lost());
+    guard.release().await.unwrap();
+}
+
+/// Clients of three libraries add to a number in the store that nothing else guards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_increment_is_lost_among_three_libraries() {
+    const EACH: usize = 100;
+    let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let mut command = Command::new(python);
+    command.args(["-c", ADDER, &common::address(&server).port().to_string(), &EACH.to_string()]).kill_on_drop(true);
+    let mut theirs = command.spawn().unwrap();
+    let raw = redis::Client::open(format!("redis://{}", server.endpoint())).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let (locks, mut store) = (locks.clone(), raw.get_multiplexed_async_connection().await.unwrap());
+        tasks.spawn(async move {
+            for _ in 0..EACH {
+                let guard = locks.acquire("lock").await.unwrap();
+                add_one(&mut store).await;
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    let (manager, mut store) = (rslock(&server), raw.get_multiplexed_async_connection().await.unwrap());
+    tasks.spawn(async move {
+        for _ in 0..EACH {
+            let held = manager.acquire_no_guard("lock", NEVER).await.unwrap();
+            add_one(&mut store).await;
+            manager.unlock(&held).await;
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(120), tasks.join_all()).await.expect("all had their turns");
+    assert!(tokio::time::timeout(Duration::from_secs(120), theirs.wait()).await.expect("python had its turns").unwrap().success());
+    assert_eq!(operator.get("sum").await, Some((4 * EACH).to_string().into_bytes()));
+}
+
+/// One thread of redis-py.
+const ADDER: &str = r#"
+import sys, redis
+client = redis.Redis(port=int(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    with client.lock("lock", timeout=600, sleep=0.001):
+        client.set("sum", int(client.get("sum") or 0) + 1)
+"#;
+
+async fn add_one(store: &mut redis::aio::MultiplexedConnection) {
+    let sum: Option<u64> = store.get("sum").await.unwrap();
+    let () = store.set("sum", sum.unwrap_or(0) + 1).await.unwrap();
 }
 
 #[tokio::test]

@@ -202,9 +202,11 @@ impl LossTrigger {
         Self(Arc::downgrade(guard.acquisition()))
     }
 
-    /// Makes the guard lost, unless it has ended.
+    /// Makes the guard lost, unless it has ended, be it by its deadline: what is gone after that was to be expected.
     pub fn lose(&self, reason: LossReason) {
-        if let Some(acquisition) = self.0.upgrade() {
+        if let Some(acquisition) = self.0.upgrade()
+            && acquisition.state() == GuardState::Held
+        {
             acquisition.finish(GuardState::Lost(reason));
         }
     }
@@ -331,6 +333,18 @@ mod tests {
         assert_eq!((error.kind(), guard.state()), (ErrorKind::Unavailable, GuardState::Lost(LossReason::Shutdown)));
         let took = Clock::Tokio.now().saturating_since(start);
         assert!((SHUTDOWN_LIMIT..SHUTDOWN_LIMIT * 2).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_disappears_after_the_deadline_has_expired() {
+        let holds = Holds::new("test", Tasks::current());
+        let guard = guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(9) }));
+        let other = guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(9) }));
+        LossTrigger::of(&other).lose(LossReason::Removed);
+        assert_eq!(other.state(), GuardState::Lost(LossReason::Removed));
+        tokio::time::advance(TTL).await;
+        LossTrigger::of(&guard).lose(LossReason::Removed);
+        assert_eq!(guard.state(), GuardState::Lost(LossReason::Expired));
     }
 
     /// No answer at first, then no connection.
