@@ -106,7 +106,7 @@ impl Core {
             };
             match claim.request(used.connection.clone(), used.tracked).await {
                 Err(failure) if route.follow(&failure).await => {}
-                answer => return Ok((answer?, used)),
+                answer => return Ok((answer.map_err(|failure| self.servers.given_up(failure))?, used)),
             }
         }
     }

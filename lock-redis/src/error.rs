@@ -12,6 +12,8 @@ pub(crate) struct Failure {
     pub(crate) sent: bool,
     context: Option<String>,
     setting: bool,
+    /// A redirection that was not followed any more: the servers of a cluster do not agree at the moment.
+    astray: bool,
 }
 
 /// Where a request is to be sent instead.
@@ -27,12 +29,12 @@ pub(crate) struct Redirection<'a> {
 impl Failure {
     /// The server has not seen the request.
     pub(crate) fn unsent(error: impl Into<RedisError>) -> Self {
-        Self { error: without_arguments(error.into()), sent: false, context: None, setting: false }
+        Self { error: without_arguments(error.into()), sent: false, context: None, setting: false, astray: false }
     }
 
     /// The request was on its way.
     pub(crate) fn sent(error: impl Into<RedisError>) -> Self {
-        Self { error: without_arguments(error.into()), sent: true, context: None, setting: false }
+        Self { error: without_arguments(error.into()), sent: true, context: None, setting: false, astray: false }
     }
 
     /// What was tried, for a message that the cause alone does not explain.
@@ -43,7 +45,12 @@ impl Failure {
 
     /// The client library refuses what it was set up with.
     pub(crate) fn bad_setting(error: RedisError) -> Self {
-        Self { error, sent: false, context: None, setting: true }
+        Self { error, sent: false, context: None, setting: true, astray: false }
+    }
+
+    /// A request that was redirected again and again.
+    pub(crate) fn gone_astray(self) -> Self {
+        Self { astray: true, ..self }
     }
 
     /// For a request that changes nothing: its outcome is never in doubt.
@@ -128,6 +135,7 @@ impl Failure {
         use redis::ErrorKind as Kind;
         match self.error.kind() {
             _ if self.setting => ErrorKind::InvalidUrl,
+            _ if self.astray => ErrorKind::Unavailable,
             Kind::AuthenticationFailed => ErrorKind::PermissionDenied,
             Kind::Io => ErrorKind::Unavailable,
             Kind::InvalidClientConfig => ErrorKind::InvalidUrl,
@@ -294,7 +302,8 @@ mod tests {
         let moved = says(ServerErrorKind::Moved, "3999 127.0.0.1:6381");
         assert_eq!(moved.redirection(), Some(Redirection { slot: 3999, address: "127.0.0.1:6381", once: false }));
         assert!(moved.had_no_effect() && moved.is_doubtful() && moved.kind() == ErrorKind::Unsupported);
-        assert!(LockError::from(moved).to_string().contains("redis+cluster://"));
+        assert!(LockError::from(moved.clone()).to_string().contains("redis+cluster://"));
+        assert_eq!(moved.gone_astray().kind(), ErrorKind::Unavailable);
         let ask = says(ServerErrorKind::Ask, "7 :1");
         assert_eq!(ask.redirection(), Some(Redirection { slot: 7, address: ":1", once: true }));
         for other in [says(ServerErrorKind::Ask, "what"), server("TRYAGAIN", "x"), server("ERR", "1 h:2")] {

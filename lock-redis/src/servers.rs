@@ -101,7 +101,7 @@ impl Servers {
         loop {
             match request(route.commands().await?).await {
                 Err(failure) if route.follow(&failure).await => {}
-                outcome => return outcome,
+                outcome => return outcome.map_err(|failure| self.given_up(failure)),
             }
         }
     }
@@ -114,6 +114,14 @@ impl Servers {
             Some(redirection) if !redirection.address.starts_with(':') => drop(cluster.redirect(redirection, "")),
             _ if failure.is_doubtful() => cluster.doubt(),
             _ => {}
+        }
+    }
+
+    /// What a failure means when its redirection, if it is one, is not followed any more.
+    pub(crate) fn given_up(&self, failure: Failure) -> Failure {
+        match self {
+            Self::Cluster(_) if failure.redirection().is_some() => failure.gone_astray(),
+            _ => failure,
         }
     }
 
@@ -183,7 +191,7 @@ impl Route<'_> {
         let Servers::Cluster(cluster) = self.servers else { return false };
         if failure.is_try_again() && self.tries < MAX_TRIES {
             tokio::time::sleep(TRY_PAUSE * 2_u32.pow(self.tries)).await;
-            self.tries += 1;
+            (self.tries, self.redirections) = (self.tries + 1, 0);
             return true;
         }
         let asked = self.last.as_ref().and_then(|node| node.address.as_ref()).map_or("", |address| &address.host);

@@ -5,19 +5,13 @@ use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisOptions, Server, Skip, Trouble};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, FencingToken, GuardState, LossReason};
-use lock_redis::RedisLock;
 use rand::RngExt;
 
 mod common;
-use common::{Operator, address, behind, builder, client, name, promptly, renewed, ttl, until, warm_up};
+use common::{Operator, address, behind, builder, client, name, promptly, renewed, ttl, until, waiter, warm_up};
 
 fn own() -> Result<Server, Skip> {
     servers::redis(RedisOptions::new().own())
-}
-
-fn waiter(locks: &RedisLock, key: &'static str) -> tokio::task::JoinHandle<Result<lock_core::LockGuard, lock_core::LockError>> {
-    let locks = locks.clone();
-    tokio::spawn(async move { locks.acquire(key).await })
 }
 
 async fn free(operator: &Operator, key: &str) {

@@ -8,9 +8,10 @@ use std::{
 };
 
 use conformance_tests::servers::{Server, TcpProxy};
-use lock_core::{AcquireOptions, DistributedLockExt, LockGuard, LockName};
+use lock_core::{AcquireOptions, DistributedLockExt, LockError, LockGuard, LockName};
 use lock_redis::{RedisLock, RedisLockBuilder};
 use redis::{AsyncCommands, FromRedisValue, aio::MultiplexedConnection};
+use tokio::task::JoinHandle;
 
 /// Far beyond what a loaded machine needs, and far below any TTL or poll that must not be what helped.
 pub(crate) const PROMPT: Duration = Duration::from_secs(10);
@@ -71,7 +72,11 @@ pub(crate) struct Operator(redis::Client);
 
 impl Operator {
     pub(crate) fn of(server: &Server) -> Self {
-        Self(redis::Client::open(format!("redis://{}", server.endpoint())).unwrap())
+        Self::at(server.endpoint())
+    }
+
+    pub(crate) fn at(endpoint: &str) -> Self {
+        Self(redis::Client::open(format!("redis://{endpoint}")).unwrap())
     }
 
     async fn connection(&self) -> MultiplexedConnection {
@@ -118,10 +123,14 @@ impl Operator {
 }
 
 /// Waits for a condition, and fails the test if it does not come true.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    until_within(PROMPT, what, condition).await;
+}
+
+pub(crate) async fn until_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut condition: impl FnMut() -> F) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < PROMPT, "{what}: not within {PROMPT:?}");
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -134,10 +143,21 @@ pub(crate) async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
+/// A waiting acquisition, as a task.
+pub(crate) fn waiter(locks: &RedisLock, key: &'static str) -> JoinHandle<Result<LockGuard, LockError>> {
+    let locks = locks.clone();
+    tokio::spawn(async move { locks.acquire(key).await })
+}
+
 /// Waits until a guard's lease has been extended.
 pub(crate) async fn renewed(guard: &LockGuard) {
+    renewed_within(PROMPT, guard).await;
+}
+
+/// As [`renewed`], for leases that are renewed more rarely, or while servers fail.
+pub(crate) async fn renewed_within(limit: Duration, guard: &LockGuard) {
     let mut least = guard.remaining();
-    until("a renewal", || {
+    until_within(limit, "a renewal", || {
         assert!(!guard.is_lost(), "lost instead of renewed: {guard:?}");
         let left = guard.remaining();
         let extended = left > least;
