@@ -1,0 +1,167 @@
+//! The conformance suite's harness for Redis in whichever arrangement.
+#![allow(dead_code, unreachable_pub, reason = "every test target uses a part of it")]
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use conformance_tests::{Harness, servers::Skip};
+use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName};
+use lock_redis::{RedisLock, capabilities};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+
+pub(crate) const PASSWORD: &str = "pa55-of-the-suite";
+
+/// Servers that keep locks, and the trouble that they can be put into.
+#[async_trait]
+pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
+    /// How clients connect.
+    fn url(&self) -> String;
+
+    /// An operator's connection to the server that keeps a key, which no trouble reaches.
+    async fn operator(&self, key: &str) -> Result<MultiplexedConnection, LockError>;
+
+    /// Starts the same once more; takes long, and blocks.
+    fn another(&self) -> Result<Starting, Skip>;
+
+    /// Delays what goes to clients and comes from them; `false` if it cannot.
+    fn delay(&self, by: Duration) -> bool;
+
+    fn freeze(&self) -> Result<(), LockError>;
+
+    fn thaw(&self) -> Result<(), LockError>;
+
+    async fn restart(&self) -> Result<(), LockError>;
+}
+
+/// What is left to be done in the runtime when the servers have started.
+pub(crate) type Starting = futures_util::future::BoxFuture<'static, Result<Arc<dyn Store>, LockError>>;
+
+/// A store that another process has started: good for connecting, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Elsewhere(pub(crate) String);
+
+pub(crate) struct RedisHarness {
+    store: Arc<dyn Store>,
+    residues: Mutex<Vec<Residue>>,
+}
+
+type Residue = Box<dyn Fn() -> usize + Send + Sync>;
+
+impl RedisHarness {
+    pub(crate) fn on(store: Arc<dyn Store>) -> Self {
+        Self { store, residues: Mutex::default() }
+    }
+
+    fn residue(&self) -> usize {
+        self.residues.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|residue| residue()).sum()
+    }
+}
+
+pub(crate) fn trouble(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LockError {
+    LockError::new(ErrorKind::Unavailable, "the harness failed").caused_by(error)
+}
+
+/// A connection to one server.
+pub(crate) async fn operator_at(url: &str) -> Result<MultiplexedConnection, LockError> {
+    redis::Client::open(url).map_err(trouble)?.get_multiplexed_async_connection().await.map_err(trouble)
+}
+
+#[async_trait]
+impl Harness for RedisHarness {
+    fn capabilities(&self) -> Capabilities {
+        capabilities()
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
+        let locks = RedisLock::connect(&self.store.url()).await?;
+        self.residues.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(locks.residue()));
+        Ok(Arc::new(locks))
+    }
+
+    fn child_address(&self) -> Option<String> {
+        Some(self.store.url())
+    }
+
+    async fn isolated(&self) -> Result<Option<Arc<dyn Harness>>, LockError> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || store.another()).await.map_err(trouble)? {
+            Ok(starting) => Ok(Some(Arc::new(Self::on(starting.await?)))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn entries(&self, name: &LockName) -> Result<Option<Vec<String>>, LockError> {
+        let owner: Option<Vec<u8>> = self.store.operator(name.as_str()).await?.get(name.as_str()).await.map_err(trouble)?;
+        Ok(Some(owner.iter().map(|owner| String::from_utf8_lossy(owner).into_owned()).collect()))
+    }
+
+    async fn client_residue(&self) -> Option<usize> {
+        Some(self.residue())
+    }
+
+    async fn remove_entry(&self, name: &LockName) -> Result<bool, LockError> {
+        let () = self.store.operator(name.as_str()).await?.del(name.as_str()).await.map_err(trouble)?;
+        Ok(true)
+    }
+
+    async fn delay_replies(&self, by: Duration) -> Result<bool, LockError> {
+        Ok(self.store.delay(by))
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![PASSWORD.to_owned(), conformance_tests::servers::RedisSentinel::PASSWORD.to_owned()]
+    }
+
+    async fn freeze(&self) -> Result<bool, LockError> {
+        self.store.freeze().map(|()| true)
+    }
+
+    async fn thaw(&self) -> Result<(), LockError> {
+        self.store.thaw()
+    }
+
+    async fn restart(&self) -> Result<bool, LockError> {
+        self.store.restart().await.map(|()| true)
+    }
+}
+
+impl fmt::Debug for RedisHarness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisHarness").field("store", &self.store).field("residue", &self.residue()).finish()
+    }
+}
+
+#[async_trait]
+impl Store for Elsewhere {
+    fn url(&self) -> String {
+        self.0.clone()
+    }
+
+    async fn operator(&self, _key: &str) -> Result<MultiplexedConnection, LockError> {
+        Err(trouble("not our own servers"))
+    }
+
+    fn another(&self) -> Result<Starting, Skip> {
+        Err(Skip::excused("not our own servers"))
+    }
+
+    fn delay(&self, _by: Duration) -> bool {
+        false
+    }
+
+    fn freeze(&self) -> Result<(), LockError> {
+        Err(trouble("not our own servers"))
+    }
+
+    fn thaw(&self) -> Result<(), LockError> {
+        Err(trouble("not our own servers"))
+    }
+
+    async fn restart(&self) -> Result<(), LockError> {
+        Err(trouble("not our own servers"))
+    }
+}
