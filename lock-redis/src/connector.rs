@@ -45,7 +45,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RedisConnector;
 
-const PARAMS: [&str; 8] = ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key"];
+/// Of every URL.
+pub(crate) const PARAMS: [&str; 8] = ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key"];
 
 const SENTINEL_PARAMS: [&str; 2] = ["sentinel_username", "sentinel_password"];
 
@@ -69,15 +70,22 @@ impl Connector for RedisConnector {
 
 /// What a URL says.
 pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisLockBuilder, LockError> {
-    let (security, topology) = url.scheme().split_once('+').unwrap_or((url.scheme(), ""));
+    let topology = url.scheme().split_once('+').map_or("", |(_, topology)| topology);
     let params: Vec<_> = if topology == "sentinel" { [&PARAMS[..], &SENTINEL_PARAMS].concat() } else { PARAMS.to_vec() };
     url.check_params(&params)?;
-    let mut builder = RedisLockBuilder::new().with_prefix(url.param("prefix").unwrap_or_default());
-    builder = match topology {
+    let builder = RedisLockBuilder::new();
+    let builder = match topology {
         "" => server(url, builder)?,
         "sentinel" => sentinels(url, builder)?,
         _ => cluster(url, builder)?,
     };
+    settings(url, builder)
+}
+
+/// What is the same for all servers.
+pub(crate) fn settings(url: &LockUrl, mut builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
+    builder = builder.with_prefix(url.param("prefix").unwrap_or_default());
+    let security = url.scheme().split('+').next().unwrap_or_default();
     let (username, password) = url.credentials(ENV_PREFIX);
     if let Some(username) = username {
         builder = builder.with_username(username);
@@ -130,11 +138,11 @@ fn cluster(url: &LockUrl, builder: RedisLockBuilder) -> Result<RedisLockBuilder,
     }
 }
 
-fn addresses(url: &LockUrl, port: u16) -> impl Iterator<Item = (&str, u16)> {
+pub(crate) fn addresses(url: &LockUrl, port: u16) -> impl Iterator<Item = (&str, u16)> {
     url.endpoints().iter().map(move |endpoint| (endpoint.host.as_str(), endpoint.port.unwrap_or(port)))
 }
 
-fn with_database(builder: RedisLockBuilder, path: &str) -> Result<RedisLockBuilder, LockError> {
+pub(crate) fn with_database(builder: RedisLockBuilder, path: &str) -> Result<RedisLockBuilder, LockError> {
     if path.is_empty() {
         return Ok(builder);
     }

@@ -176,7 +176,7 @@ impl Failure {
     }
 
     /// What to do about it.
-    fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> &'static str {
         match (self.kind(), self.code()) {
             (ErrorKind::PermissionDenied, "NOPERM" | "ERR") => {
                 "the server's access rules do not allow this user's commands or keys; allow eval, evalsha and those in the cause"

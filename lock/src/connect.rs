@@ -41,7 +41,7 @@ pub fn registry() -> Registry {
         .with_hint("etcd", "enable the feature: lock = { features = [\"etcd\"] }")
         .with_hint("etcds", "enable the feature: lock = { features = [\"etcd\"] }");
     #[cfg(feature = "redis")]
-    let registry = registry.with(lock_redis::RedisConnector);
+    let registry = registry.with(lock_redis::RedisConnector).with(lock_redis::RedisQuorumConnector);
     #[cfg(not(feature = "redis"))]
     let registry = registry
         .with_hint("redis", "enable the feature: lock = { features = [\"redis\"] }")

@@ -1,0 +1,26 @@
+use lock_core::{Capabilities, TokenDurability};
+
+use crate::capabilities::capabilities;
+
+/// The backend's name in errors and reports.
+pub(crate) const BACKEND: &str = "redis+quorum";
+
+/// What [`RedisQuorumLock`](crate::RedisQuorumLock) can do.
+///
+/// - Exclusion is best effort: it survives the failure of any minority of the servers, but not that servers of a majority lose
+///   their data within a TTL.
+/// - Waiters of one client are served in arrival order, those of different clients in no particular order.
+/// - Tokens grow for as long as the servers keep their data.
+///
+/// ```
+/// use lock_core::TokenDurability;
+///
+/// assert_eq!(lock_redis::quorum_capabilities().fencing, Some(TokenDurability::StoreData));
+/// ```
+#[must_use]
+pub const fn quorum_capabilities() -> Capabilities {
+    let mut quorum = capabilities();
+    quorum.backend = BACKEND;
+    quorum.fencing = Some(TokenDurability::StoreData);
+    quorum
+}

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lock_core::{Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockUrl};
+
+use crate::{
+    connector,
+    quorum::{builder::RedisQuorumLockBuilder, capabilities::quorum_capabilities},
+};
+
+/// Opens `redis+quorum://[user[:password]@]host[:port],host[:port],host[:port][,...][/database][?key=value&...]` and, with TLS,
+/// `rediss+quorum://` URLs.
+///
+/// The hosts are independent servers, at least three, which [`RedisQuorumLock`](crate::RedisQuorumLock) asks for a majority. The
+/// parameters are those of [`RedisConnector`](crate::RedisConnector), but for `request_timeout`, the time that one server has to
+/// answer: its default is `200ms`.
+///
+/// ```
+/// use lock_core::Registry;
+/// use lock_redis::RedisQuorumConnector;
+///
+/// let registry = Registry::new().with(RedisQuorumConnector);
+/// assert_eq!(registry.schemes().collect::<Vec<_>>(), ["redis+quorum", "rediss+quorum"]);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RedisQuorumConnector;
+
+#[async_trait]
+impl Connector for RedisQuorumConnector {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["redis+quorum", "rediss+quorum"]
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        quorum_capabilities()
+    }
+
+    async fn connect(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError> {
+        Ok(Arc::new(builder_of(url)?.connect().await?))
+    }
+}
+
+/// What a URL says.
+pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisQuorumLockBuilder, LockError> {
+    url.check_params(&connector::PARAMS)?;
+    if url.endpoints().is_empty() {
+        return Err(LockError::new(ErrorKind::InvalidUrl, "the URL has no host; write redis+quorum://host:port,host:port,host:port"));
+    }
+    let mut builder = RedisQuorumLockBuilder::new().with_servers(connector::addresses(url, crate::builder::DEFAULT_PORT));
+    builder.settings = connector::settings(url, builder.settings)?;
+    builder.settings = connector::with_database(builder.settings, url.path())?;
+    Ok(builder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<RedisQuorumLockBuilder, LockError> {
+        builder_of(&url.parse()?)
+    }
+
+    #[test]
+    fn what_a_url_says_is_set() {
+        let shown = format!("{:?}", parse("redis+quorum://app:s3cret@a,b:1,c/7?ttl=15s&prefix=prod:").unwrap());
+        for part in ["\"a\", port: 6379", "\"b\", port: 1 ", "\"c\"", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms"] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        assert!(!shown.contains("s3cret"));
+        assert!(format!("{:?}", parse("redis+quorum://a,b,c?request_timeout=50ms").unwrap()).contains("50ms"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_what_to_do() {
+        for (url, hint) in [
+            ("redis+quorum://", "no host"),
+            ("redis+quorum://a,b,c/prod", "?prefix="),
+            ("redis+quorum://a,b,c?tll=1s", "known are"),
+            ("redis+quorum://a,b,c?ca=/x", "rediss"),
+        ] {
+            let error = parse(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{url}");
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
+}

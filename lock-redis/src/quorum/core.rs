@@ -1,0 +1,275 @@
+use std::{sync::Arc, time::Duration};
+
+use lock_core::{
+    ErrorKind, FencingToken, LockError, LockGuard, LockName, OwnerId, Terms,
+    backend::{Clock, Grant, Holds, Keeper, LossTrigger, Moment, Tasks, bounded},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    error::Failure,
+    keys::Keys,
+    quorum::{
+        ballot::{Ballot, Outcome, Step},
+        entry::QuorumHolding,
+        line::{Sights, Waiting},
+        majority::Tally,
+        member::Members,
+        renewal::QuorumRenewer,
+        stake::{Stake, Voted},
+    },
+    renewal::Kept,
+    watcher::Watcher,
+};
+
+/// Everything that one quorum client's locks, guards and background tasks share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) prefix: String,
+    pub(crate) ttl: Duration,
+    /// Longest time for which a waiter relies on being told.
+    pub(crate) poll: Duration,
+    /// Longest time for which an acquisition puts up with a majority that cannot be reached.
+    pub(crate) patience: Duration,
+    pub(crate) members: Arc<Members>,
+    pub(crate) sights: Arc<Sights>,
+    pub(crate) watcher: Watcher,
+    pub(crate) keeper: Arc<Keeper<QuorumRenewer>>,
+    pub(crate) holds: Arc<Holds>,
+}
+
+const CLOCK: Clock = Clock::Suspend;
+
+/// How often to look where a server does not report changes.
+const BLIND_POLL: Duration = Duration::from_millis(200);
+
+/// Clients that split the votes wait for a random time up to this, which doubles with each split in a row up to the second.
+const SPLIT_PAUSE: Duration = Duration::from_millis(4);
+const SPLIT_PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// The same after an attempt that too few servers answered.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
+const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How often a try is made in all when the votes split, which does not show that somebody holds the lock.
+const TRIES: u32 = 4;
+
+/// What came of one attempt; unless it was won nothing is left of it, as far as servers have answered.
+enum Attempt {
+    Won(LockGuard),
+    Busy { split: bool },
+    OutOfReach(LockError),
+}
+
+impl Core {
+    /// Connects to a majority, and to the others in the background.
+    pub(crate) async fn connected(&self, limit: Duration, home: &Tasks) -> Result<(), LockError> {
+        let mut connecting = self.members.ask_within(limit, |member| {
+            let home = home.clone();
+            async move { member.servers.open(&home).await }
+        });
+        let mut connected = 0;
+        while let Some((_, answer)) = connecting.next().await {
+            connected += usize::from(answer.is_some());
+            if connected >= self.members.majority().needed() {
+                return Ok(());
+            }
+            if connecting.failures.len() >= self.members.majority().blocking() {
+                break;
+            }
+        }
+        Err(self.out_of_reach(&connecting.failures))
+    }
+
+    pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
+        bounded(&self.holds, terms.timeout, async {
+            let (keys, mut trouble, mut splits) = (Keys::new(&self.prefix, name), Trouble::new(), Backoff::after_splits());
+            if self.watcher.nobody_waits(&keys.lock) {
+                match self.attempt(name, &keys, &terms).await {
+                    Attempt::Won(guard) => return Ok(guard),
+                    Attempt::Busy { .. } => {}
+                    Attempt::OutOfReach(error) => trouble.note(error, self.patience)?,
+                }
+            }
+            let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock);
+            let place = waiting.place();
+            loop {
+                let epoch = place.turn().await;
+                let error = if waiting.may_be_free() {
+                    match self.attempt(name, &keys, &terms).await {
+                        Attempt::Won(guard) => return Ok(guard),
+                        Attempt::Busy { split } => {
+                            trouble = Trouble::new();
+                            if split {
+                                place.pause(splits.pause());
+                            }
+                            continue;
+                        }
+                        Attempt::OutOfReach(error) => error,
+                    }
+                } else {
+                    let look = waiting.look(&self.members).await;
+                    if look.failures.len() < self.members.majority().blocking() {
+                        trouble = Trouble::new();
+                        if !waiting.is_worth_a_try() {
+                            splits = Backoff::after_splits();
+                            place.taken(epoch, look.ends_in, self.poll(look.blind));
+                        }
+                        continue;
+                    }
+                    self.out_of_reach(&look.failures)
+                };
+                trouble.since = Some(place.trouble(trouble.began()));
+                trouble.note(error, self.patience)?;
+                place.pause(trouble.pause.pause());
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn try_acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<Option<LockGuard>, LockError> {
+        bounded(&self.holds, None, async {
+            let (keys, mut splits, mut tries) = (Keys::new(&self.prefix, name), Backoff::after_splits(), 1);
+            loop {
+                match self.attempt(name, &keys, &terms).await {
+                    Attempt::Won(guard) => return Ok(Some(guard)),
+                    Attempt::Busy { split: true } if tries < TRIES => tokio::time::sleep(splits.pause()).await,
+                    Attempt::Busy { .. } => return Ok(None),
+                    Attempt::OutOfReach(error) => return Err(error),
+                }
+                tries += 1;
+            }
+        })
+        .await
+    }
+
+    /// Asks all servers once, under an owner id of its own: what is undone of one attempt cannot hit the next.
+    async fn attempt(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Attempt {
+        // So that asking twice leaves half of the lease.
+        let limit = self.members.limit.min(terms.ttl / 4);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let sent = CLOCK.now();
+        let mut ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, limit);
+        let kept = Kept { keys: keys.clone(), owner: OwnerId::random(), ttl: terms.ttl };
+        let voted = tell.clone();
+        // Telling fails when the attempt is over.
+        let stake = Stake::ask_for(self, kept, terms.metadata.as_deref(), move |vote| drop(voted.send(News::Voted(vote))));
+        let mut failures = Vec::new();
+        let outcome = loop {
+            match ballot.step(CLOCK.now()) {
+                Step::Over(outcome) => break outcome,
+                Step::Raise { token, servers } => servers.into_iter().for_each(|server| {
+                    let raised = tell.clone();
+                    stake.raise(server, token, move |answer| drop(raised.send(News::Raised(server, answer))));
+                }),
+                Step::Wait(until) => tokio::select! {
+                    () = CLOCK.sleep_until(until) => {}
+                    Some(news) = told.recv() => match news {
+                        News::Voted(Voted { server, vote, failure }) => {
+                            ballot.voted(server, vote);
+                            failures.extend(failure.map(|failure| (server, failure)));
+                        }
+                        News::Raised(server, answer) => ballot.raised(server, answer),
+                    },
+                },
+            }
+        };
+        if let Outcome::Won(token) = outcome {
+            return Attempt::Won(self.guard(name, stake, FencingToken::new(token), sent, terms));
+        }
+        stake.returned(self.members.limit, Tally::is_all_in).await;
+        match outcome {
+            Outcome::Busy { split } => Attempt::Busy { split },
+            Outcome::Won(_) | Outcome::OutOfReach => {
+                let error = self.out_of_reach(&failures);
+                Attempt::OutOfReach(if stake.is_in_doubt() { error.indeterminate() } else { error })
+            }
+        }
+    }
+
+    fn guard(self: &Arc<Self>, name: &LockName, stake: Stake, token: FencingToken, sent: Moment, terms: &Terms) -> LockGuard {
+        let kept = Arc::clone(&stake.kept);
+        let (lease, keep) = self.keeper.keep(Arc::clone(&kept), sent, terms.ttl, terms);
+        let (name, owner) = (name.clone(), kept.owner.clone());
+        let entry = Arc::new(QuorumHolding::new(self, stake));
+        let guard = self.holds.grant(Grant { name, owner: owner.clone(), token: Some(token), lease, keep: Some(keep), entry });
+        self.watcher.hold(&kept.keys.lock, owner, LossTrigger::of(&guard), Arc::clone(&self.members) as _);
+        guard
+    }
+
+    /// What the servers' failures amount to.
+    pub(crate) fn out_of_reach(&self, failures: &[(usize, Failure)]) -> LockError {
+        let majority = self.members.majority();
+        let refusals = failures.iter().filter(|(_, failure)| failure.is_refusal());
+        // Only then is trying again in vain.
+        let refused = if refusals.clone().count() >= majority.blocking() { refusals.clone().next() } else { None };
+        let kind = refused.map_or(ErrorKind::Unavailable, |(_, failure)| failure.kind());
+        let (needed, servers) = (majority.needed(), majority.servers());
+        let mut message = format!("fewer than {needed} of {servers} servers answered in time");
+        if let Some((server, failure)) = refused.or(failures.first()) {
+            let address = self.members.iter().nth(*server).map_or("", |member| &member.address);
+            let error = LockError::from(failure.clone());
+            message = format!("{message}; {address}: {}", failure.advice());
+            return LockError::new(kind, message).caused_by(error);
+        }
+        LockError::new(kind, message)
+    }
+
+    fn poll(&self, blind: bool) -> Duration {
+        let poll = if blind { BLIND_POLL.min(self.poll) } else { self.poll };
+        // So that the waiters of many clients do not keep in step.
+        poll.mul_f64(0.75 + rand::random::<f64>() / 4.0)
+    }
+}
+
+enum News {
+    Voted(Voted),
+    Raised(usize, Option<bool>),
+}
+
+/// Random pauses that grow.
+struct Backoff {
+    least: f64,
+    spread: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    /// From nothing on: those who split the votes must not meet again.
+    fn after_splits() -> Self {
+        Self { least: 0.0, spread: SPLIT_PAUSE, most: SPLIT_PAUSE_MAX }
+    }
+
+    fn in_trouble() -> Self {
+        Self { least: 0.5, spread: TROUBLE_PAUSE, most: TROUBLE_PAUSE_MAX }
+    }
+
+    fn pause(&mut self) -> Duration {
+        let pause = self.spread.mul_f64(self.least + rand::random::<f64>() * (1.0 - self.least));
+        self.spread = (self.spread * 2).min(self.most);
+        pause
+    }
+}
+
+/// How long a majority has been out of reach.
+struct Trouble {
+    since: Option<Moment>,
+    pause: Backoff,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        Self { since: None, pause: Backoff::in_trouble() }
+    }
+
+    fn began(&self) -> Moment {
+        self.since.unwrap_or_else(|| CLOCK.now())
+    }
+
+    /// The error, if it will not pass or has lasted too long.
+    fn note(&mut self, error: LockError, patience: Duration) -> Result<(), LockError> {
+        let since = *self.since.insert(self.began());
+        let hopeless = error.kind() != ErrorKind::Unavailable || CLOCK.now().saturating_since(since) >= patience;
+        if hopeless { Err(error) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,173 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use lock_core::backend::Clock;
+use redis::Value;
+
+use crate::{
+    error::Failure,
+    link::Listener,
+    quorum::{
+        majority::Majority,
+        member::{Member, Members},
+        sight::Sight,
+    },
+    sync::locked,
+    watcher::{News, Place, Watcher},
+};
+
+/// What the servers report of the locks that somebody of this client waits for.
+pub(crate) struct Sights {
+    majority: Majority,
+    news: Arc<News>,
+    /// One for each line, as its head sees it.
+    known: Mutex<HashMap<Arc<str>, Sight>>,
+}
+
+/// Hears what one server pushes.
+pub(crate) struct Ear {
+    server: usize,
+    sights: Arc<Sights>,
+}
+
+/// A waiter's place in the line of its lock.
+pub(crate) struct Waiting<'a> {
+    /// Given up before the line is looked at for the last time.
+    place: Option<Place>,
+    key: Arc<str>,
+    watcher: &'a Watcher,
+    sights: &'a Sights,
+}
+
+/// What a look has shown.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// When enough leases end, if no report comes before.
+    pub(crate) ends_in: Option<Duration>,
+    /// Some server cannot report changes.
+    pub(crate) blind: bool,
+    /// Those that could not be looked at.
+    pub(crate) failures: Vec<(usize, Failure)>,
+}
+
+const CLOCK: Clock = Clock::Suspend;
+
+impl Sights {
+    pub(crate) fn new(majority: Majority, news: Arc<News>) -> Arc<Self> {
+        Arc::new(Self { majority, news, known: Mutex::default() })
+    }
+
+    pub(crate) fn ear(self: &Arc<Self>, server: usize) -> Arc<dyn Listener> {
+        Arc::new(Ear { server, sights: Arc::clone(self) })
+    }
+}
+
+impl fmt::Debug for Sights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sights").field("known", &locked(&self.known).len()).finish_non_exhaustive()
+    }
+}
+
+impl Listener for Ear {
+    fn changed(&self, key: &[u8]) {
+        let Ok(key) = str::from_utf8(key) else { return };
+        let worth_a_try = locked(&self.sights.known).get_mut(key).is_some_and(|sight| sight.reported(self.server));
+        match worth_a_try {
+            true => Listener::changed(&*self.sights.news, key.as_bytes()),
+            false => self.sights.news.changed_for_holders(key),
+        }
+    }
+
+    fn missed(&self) {
+        for sight in locked(&self.sights.known).values_mut() {
+            sight.reported(self.server);
+        }
+        Listener::missed(&*self.sights.news);
+    }
+}
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn join(watcher: &'a Watcher, sights: &'a Sights, key: &Arc<str>) -> Self {
+        Self { place: Some(watcher.join(key)), key: Arc::clone(key), watcher, sights }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        match &self.place {
+            Some(place) => place,
+            None => unreachable!("the place is given up by the drop alone"),
+        }
+    }
+
+    /// Whether a majority may be free, as far as is known; forgets it, for what follows changes that.
+    pub(crate) fn may_be_free(&self) -> bool {
+        let mut known = locked(&self.sights.known);
+        let free = known.get(&self.key).is_some_and(Sight::may_be_free);
+        if free {
+            known.remove(&self.key);
+        }
+        free
+    }
+
+    /// The same without forgetting it.
+    pub(crate) fn is_worth_a_try(&self) -> bool {
+        locked(&self.sights.known).get(&self.key).is_some_and(Sight::may_be_free)
+    }
+
+    /// Looks at the lock on every server, which then reports its next change.
+    pub(crate) async fn look(&self, members: &Members) -> Look {
+        locked(&self.sights.known).insert(Arc::clone(&self.key), Sight::new(self.sights.majority));
+        let mut answers = members.ask(|member| look_at(member, Arc::clone(&self.key)));
+        let (mut blind, mut unanswered) = (false, members.suspects().iter().map(|suspect| !suspect).collect::<Vec<_>>());
+        while unanswered.contains(&true)
+            && let Some((server, seen)) = answers.next().await
+        {
+            unanswered[server] = false;
+            if let Some(seen) = seen {
+                blind |= seen.blind;
+                self.update(|sight| sight.seen(server, CLOCK.now(), seen.held));
+            }
+        }
+        self.update(Sight::complete);
+        let ends = locked(&self.sights.known).get(&self.key).and_then(Sight::ends);
+        Look { ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())), blind, failures: answers.failures }
+    }
+
+    fn update(&self, update: impl FnOnce(&mut Sight)) {
+        if let Some(sight) = locked(&self.sights.known).get_mut(&self.key) {
+            update(sight);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        drop(self.place.take());
+        let mut known = locked(&self.sights.known);
+        if self.watcher.nobody_waits(&self.key) {
+            known.remove(&self.key);
+        }
+    }
+}
+
+struct Seen {
+    held: Option<Option<Duration>>,
+    blind: bool,
+}
+
+async fn look_at(member: Arc<Member>, key: Arc<str>) -> Result<Seen, Failure> {
+    let (connection, blind) = match member.tracking(&key).await {
+        Ok(connection) => (connection, false),
+        // A server or an access rule that does not allow tracking makes waiters poll.
+        Err(failure) if failure.is_refusal() => (member.connection(&key).await?, true),
+        Err(failure) => return Err(failure),
+    };
+    match member.heard(connection.run(redis::cmd("PTTL").arg(&*key)).await)? {
+        Value::Int(-2) => Ok(Seen { held: None, blind }),
+        Value::Int(left) => Ok(Seen { held: Some(u64::try_from(left).ok().map(Duration::from_millis)), blind }),
+        _ => Err(Failure::unexpected("no number in answer to PTTL")),
+    }
+}

@@ -1,0 +1,210 @@
+use std::{
+    fmt,
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lock_core::backend::{Clock, Moment, Tasks};
+use tokio::sync::mpsc;
+
+use crate::{error::Failure, held::Found, link::Connection, quorum::majority::Majority, servers::Servers, watcher::Reader};
+
+/// One of the independent servers.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) address: String,
+    pub(crate) servers: Servers,
+    limit: Duration,
+    /// It did not answer the last request in time.
+    suspect: AtomicBool,
+}
+
+/// All of them.
+pub(crate) struct Members {
+    all: Vec<Arc<Member>>,
+    /// How long each has for an answer.
+    pub(crate) limit: Duration,
+    tasks: Tasks,
+}
+
+const CLOCK: Clock = Clock::Suspend;
+
+impl Member {
+    pub(crate) fn new(address: String, servers: Servers, limit: Duration) -> Self {
+        Self { address, servers, limit, suspect: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Relaxed)
+    }
+
+    /// The connection for commands, if it can be had in time.
+    pub(crate) async fn connection(&self, key: &str) -> Result<Connection, Failure> {
+        self.in_time(async { self.servers.route(key).commands().await }).await
+    }
+
+    /// The connection over which the server reports changes of what is read.
+    pub(crate) async fn tracking(&self, key: &str) -> Result<Connection, Failure> {
+        self.in_time(async { self.servers.route(key).tracking().await }).await
+    }
+
+    async fn in_time(&self, connecting: impl Future<Output = Result<Connection, Failure>>) -> Result<Connection, Failure> {
+        let connected = tokio::time::timeout(self.limit, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(Failure::unsent(io::Error::from(io::ErrorKind::TimedOut))));
+        match connected {
+            Ok(connection) => Ok(connection),
+            failed => self.heard(failed),
+        }
+    }
+
+    /// Passes on the outcome of a request, and notes whether the server answers.
+    pub(crate) fn heard<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        self.suspect.store(outcome.as_ref().is_err_and(Failure::is_timeout), Relaxed);
+        outcome
+    }
+}
+
+impl Members {
+    pub(crate) fn new(all: Vec<Arc<Member>>, limit: Duration, tasks: Tasks) -> Self {
+        Self { all, limit, tasks }
+    }
+
+    pub(crate) fn majority(&self) -> Majority {
+        Majority::of(self.all.len())
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Member>> {
+        self.all.iter()
+    }
+
+    /// Which have not answered lately.
+    pub(crate) fn suspects(&self) -> Vec<bool> {
+        self.all.iter().map(|member| member.is_suspect()).collect()
+    }
+
+    /// Asks all at once. What has been asked goes on to its end, although the answers are not waited for.
+    pub(crate) fn ask<T, F>(&self, ask: impl Fn(Arc<Member>) -> F) -> Answers<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        self.ask_within(self.limit, ask)
+    }
+
+    pub(crate) fn ask_within<T, F>(&self, limit: Duration, ask: impl Fn(Arc<Member>) -> F) -> Answers<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let until = CLOCK.now() + limit;
+        for (at, member) in self.all.iter().enumerate() {
+            let (asking, sender) = (ask(Arc::clone(member)), sender.clone());
+            // Fails when nobody waits for the answers any more.
+            self.tasks.spawn(async move { drop(sender.send((at, asking.await))) });
+        }
+        Answers { receiver, until, failures: Vec::new() }
+    }
+
+    pub(crate) fn close(&self) {
+        self.all.iter().for_each(|member| member.servers.close());
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all.iter().map(|member| (&member.address, member.is_suspect()))).finish()
+    }
+}
+
+/// What the servers answer, as it comes.
+#[derive(Debug)]
+pub(crate) struct Answers<T> {
+    receiver: mpsc::UnboundedReceiver<(usize, Result<T, Failure>)>,
+    until: Moment,
+    /// Of those that failed so far.
+    pub(crate) failures: Vec<(usize, Failure)>,
+}
+
+impl<T> Answers<T> {
+    /// The next server's answer, `None` in it if that failed; ends when all have answered or the time is up.
+    pub(crate) async fn next(&mut self) -> Option<(usize, Option<T>)> {
+        let (server, answer) = tokio::select! {
+            biased;
+            answer = self.receiver.recv() => answer?,
+            () = CLOCK.sleep_until(self.until) => return None,
+        };
+        Some(match answer {
+            Ok(answer) => (server, Some(answer)),
+            Err(failure) => {
+                self.failures.push((server, failure));
+                (server, None)
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl Reader for Members {
+    async fn read(&self, keys: &[Arc<str>]) -> Vec<Found> {
+        let keys: Arc<[_]> = keys.into();
+        let mut answers = self.ask(|member| {
+            let keys = Arc::clone(&keys);
+            async move { Ok(member.servers.read(&keys).await) }
+        });
+        let mut found = vec![Vec::new(); keys.len()];
+        while let Some((_, read)) = answers.next().await {
+            for (values, value) in found.iter_mut().zip(read.unwrap_or_default()) {
+                values.extend(value);
+            }
+        }
+        found.into_iter().map(|values| common_value(self.majority(), values)).collect()
+    }
+}
+
+/// The value whose owner may still have a majority, when that is at most one; `None` if too few servers answered to tell.
+fn common_value(majority: Majority, values: Vec<Option<Vec<u8>>>) -> Found {
+    if values.len() < majority.blocking() {
+        return None;
+    }
+    let others = |value: &Vec<u8>| values.iter().filter(|other| other.as_ref() != Some(value)).count();
+    let mut possible: Vec<_> = values.iter().flatten().filter(|value| others(value) < majority.blocking()).collect();
+    possible.sort_unstable();
+    possible.dedup();
+    match possible.as_slice() {
+        [] => Some(None),
+        [one] => Some(Some((*one).clone())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(servers: usize, values: &[&str]) -> Option<Option<String>> {
+        let values = values.iter().map(|value| (!value.is_empty()).then(|| value.as_bytes().to_vec())).collect();
+        let found = common_value(Majority::of(servers), values);
+        found.map(|value| value.map(|value| String::from_utf8(value).unwrap()))
+    }
+
+    #[test]
+    fn an_owner_is_ruled_out_by_as_many_as_prevent_its_majority() {
+        let held = Some(Some("a".to_owned()));
+        assert_eq!(common(3, &["a", "a", "a"]), held);
+        assert_eq!(common(3, &["a", "a"]), held, "one is silent");
+        assert_eq!(common(3, &["a", ""]), held, "the silent one may have it");
+        assert_eq!(common(3, &["a", "", ""]), Some(None));
+        assert_eq!(common(3, &["a", "b", "c"]), Some(None));
+        assert_eq!(common(3, &["b", "b", "a"]), Some(Some("b".to_owned())));
+        assert_eq!(common(3, &["a"]), None, "too few to tell");
+        assert_eq!(common(5, &["a", "a", "b"]), None, "either may have a majority");
+        assert_eq!(common(4, &["a", "a", "", ""]), Some(None), "two of four are none");
+    }
+}
