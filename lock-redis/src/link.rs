@@ -1,7 +1,10 @@
 use std::{
     fmt::{self, Debug},
     io,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -77,9 +80,14 @@ pub(crate) struct Connection {
     asking: bool,
 }
 
-/// Since when a connection owes an answer.
+/// What is known of a connection and its server.
 #[derive(Debug, Default)]
-struct Health(Mutex<Option<Instant>>);
+struct Health {
+    /// Since when it owes an answer.
+    owes: Mutex<Option<Instant>>,
+    /// The scripts that were run over it.
+    scripts: AtomicU8,
+}
 
 impl Link {
     pub(crate) fn new(upstream: Upstream, timeouts: Timeouts, tasks: Tasks, listener: Option<Arc<dyn Listener>>) -> Self {
@@ -295,17 +303,32 @@ impl Connection {
         answer
     }
 
-    /// Runs a script, in full if the server does not know it.
+    /// Runs a script, in full if the server may not know it.
     pub(crate) async fn run_script(&self, script: &LockScript, keys: &Keys, args: impl Fn(&mut Cmd)) -> Result<Value, Failure> {
-        let mut command = script.by_hash(keys);
-        args(&mut command);
-        match self.run(&command).await {
-            Err(failure) if failure.is_unknown_script() => {}
-            answer => return answer,
+        if self.has_run(script) {
+            let mut command = script.by_hash(keys);
+            args(&mut command);
+            match self.run(&command).await {
+                Err(failure) if failure.is_unknown_script() => {}
+                answer => return answer,
+            }
         }
         let mut command = script.in_full(keys);
         args(&mut command);
-        self.run(&command).await
+        let answer = self.run(&command).await;
+        if answer.is_ok() {
+            self.ran(script);
+        }
+        answer
+    }
+
+    /// Whether the script has been run over this connection: the server then knows it, unless it was told to forget.
+    pub(crate) fn has_run(&self, script: &LockScript) -> bool {
+        self.health.scripts.load(Ordering::Relaxed) & script.bit() != 0
+    }
+
+    pub(crate) fn ran(&self, script: &LockScript) {
+        self.health.scripts.fetch_or(script.bit(), Ordering::Relaxed);
     }
 
     /// Sends several commands at once; one answer for each, in order.
@@ -368,16 +391,16 @@ impl Debug for Connection {
 
 impl Health {
     fn asked(&self) {
-        locked(&self.0).get_or_insert_with(Instant::now);
+        locked(&self.owes).get_or_insert_with(Instant::now);
     }
 
     fn answered(&self) {
-        *locked(&self.0) = None;
+        *locked(&self.owes) = None;
     }
 
     /// Whether requests have gone unanswered for so long that the connection has to be replaced: a socket whose other
     /// end vanished gives no error, and a request that its caller gave up on reports no timeout.
     fn is_silent(&self, limit: Duration) -> bool {
-        locked(&self.0).is_some_and(|since| since.elapsed() >= limit)
+        locked(&self.owes).is_some_and(|since| since.elapsed() >= limit)
     }
 }

@@ -87,8 +87,16 @@ impl RedisRenewer {
 
 /// One answer for each lease of the batch.
 pub(crate) async fn renew_all(connection: &Connection, batch: &[Arc<Kept>]) -> Result<Vec<Result<Value, Failure>>, Failure> {
-    let by_hash = pipeline(batch, |keys| scripts::RENEW.by_hash(keys));
-    let mut answers = connection.run_all(&by_hash, batch.len()).await?;
+    // The first in full is what the others are known by.
+    let mut tell = !connection.has_run(&scripts::RENEW);
+    let first_in_full = pipeline(batch, |keys| match std::mem::take(&mut tell) {
+        true => scripts::RENEW.in_full(keys),
+        false => scripts::RENEW.by_hash(keys),
+    });
+    let mut answers = connection.run_all(&first_in_full, batch.len()).await?;
+    if answers.first().is_some_and(Result::is_ok) {
+        connection.ran(&scripts::RENEW);
+    }
     let unknown: Vec<_> = (0..answers.len()).filter(|at| answers[*at].as_ref().is_err_and(Failure::is_unknown_script)).collect();
     if !unknown.is_empty() {
         let again: Vec<_> = unknown.iter().filter_map(|at| batch.get(*at).cloned()).collect();
@@ -100,7 +108,7 @@ pub(crate) async fn renew_all(connection: &Connection, batch: &[Arc<Kept>]) -> R
     Ok(answers)
 }
 
-fn pipeline(batch: &[Arc<Kept>], script: impl Fn(&Keys) -> Cmd) -> Pipeline {
+fn pipeline(batch: &[Arc<Kept>], mut script: impl FnMut(&Keys) -> Cmd) -> Pipeline {
     let mut pipeline = redis::pipe();
     for kept in batch {
         let mut command = script(&kept.keys);

@@ -10,6 +10,7 @@ use crate::{error::Failure, keys::Keys};
 
 /// A Lua script that gets a lock's two keys: one round trip, one atomic step.
 pub(crate) struct LockScript {
+    number: u8,
     code: &'static str,
     hash: OnceLock<String>,
 }
@@ -23,6 +24,7 @@ pub(crate) struct LockScript {
 /// - The token is at least the server's clock in microseconds, or `floor` where servers are to agree on one.
 /// - Numbers stay below 2^53, where Lua's are exact, until the year 2255.
 pub(crate) static ACQUIRE: LockScript = LockScript::new(
+    0,
     r"
 local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if not fresh and redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
@@ -49,6 +51,7 @@ return {1, token}
 
 /// `owner, token, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's: the counter is then at least `token`.
 pub(crate) static RAISE: LockScript = LockScript::new(
+    1,
     r"
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if tonumber(redis.call('HGET', KEYS[2], 'token') or 0) < tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], 'token', ARGV[2]) end
@@ -59,6 +62,7 @@ return 1
 
 /// `owner, ttl in ms, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's.
 pub(crate) static RENEW: LockScript = LockScript::new(
+    2,
     r"
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -69,6 +73,7 @@ return 1
 
 /// `owner` -> 1, or 0 if the lock is not this owner's. The counter stays; the holder's note goes.
 pub(crate) static RELEASE: LockScript = LockScript::new(
+    3,
     r"
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
@@ -79,6 +84,7 @@ return 1
 
 /// -> nothing, or `{value or type, PTTL, companion's owner, token, since, metadata}`.
 pub(crate) static INSPECT: LockScript = LockScript::new(
+    4,
     r"
 local value = redis.pcall('GET', KEYS[1])
 if not value then return false end
@@ -90,8 +96,14 @@ return {value, redis.call('PTTL', KEYS[1]), last[1], last[2], last[3], last[4]}
 );
 
 impl LockScript {
-    const fn new(code: &'static str) -> Self {
-        Self { code, hash: OnceLock::new() }
+    /// `number` tells the scripts apart; below 8.
+    const fn new(number: u8, code: &'static str) -> Self {
+        Self { number, code, hash: OnceLock::new() }
+    }
+
+    /// The script in a set of scripts.
+    pub(crate) fn bit(&self) -> u8 {
+        1 << self.number
     }
 
     /// The script by its hash, which the server knows after the first use.
@@ -106,9 +118,15 @@ impl LockScript {
     }
 }
 
+/// Enough for what is sent apart from script, keys and metadata.
+const WORDS: usize = 10;
+const BYTES: usize = 96;
+
 fn invocation(command: &str, script: &str, keys: &Keys) -> Cmd {
-    let mut cmd = redis::cmd(command);
-    cmd.arg(script).arg(2).arg(&*keys.lock).arg(&*keys.companion);
+    // The arguments that follow are short: nothing has to grow.
+    let (words, bytes) = (WORDS, script.len() + keys.lock.len() + keys.companion.len() + BYTES);
+    let mut cmd = Cmd::with_capacity(words, bytes);
+    cmd.arg(command).arg(script).arg(2).arg(&*keys.lock).arg(&*keys.companion);
     cmd
 }
 
