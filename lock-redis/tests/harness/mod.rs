@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test target uses a part of it")]
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use conformance_tests::{Harness, servers::Skip};
 use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName};
-use lock_redis::{RedisLock, capabilities};
+use lock_redis::{RedisLock, RedisQuorumLock, capabilities, quorum_capabilities};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 
 pub(crate) const PASSWORD: &str = "pa55-of-the-suite";
@@ -23,6 +24,11 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// An operator's connection to the server that keeps a key, which no trouble reaches.
     async fn operator(&self, key: &str) -> Result<MultiplexedConnection, LockError>;
+
+    /// The same to every server that has the key, where that is more than one.
+    async fn operators(&self, key: &str) -> Result<Vec<MultiplexedConnection>, LockError> {
+        Ok(vec![self.operator(key).await?])
+    }
 
     /// Starts the same once more; takes long, and blocks.
     fn another(&self) -> Result<Starting, Skip>;
@@ -56,6 +62,14 @@ impl RedisHarness {
         Self { store, residues: Mutex::default() }
     }
 
+    fn is_quorum(&self) -> bool {
+        self.store.url().starts_with("redis+quorum")
+    }
+
+    fn count(&self, residue: Residue) {
+        self.residues.lock().unwrap_or_else(PoisonError::into_inner).push(residue);
+    }
+
     fn residue(&self) -> usize {
         self.residues.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|residue| residue()).sum()
     }
@@ -73,12 +87,17 @@ pub(crate) async fn operator_at(url: &str) -> Result<MultiplexedConnection, Lock
 #[async_trait]
 impl Harness for RedisHarness {
     fn capabilities(&self) -> Capabilities {
-        capabilities()
+        if self.is_quorum() { quorum_capabilities() } else { capabilities() }
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
+        if self.is_quorum() {
+            let locks = RedisQuorumLock::connect(&self.store.url()).await?;
+            self.count(Box::new(locks.residue()));
+            return Ok(Arc::new(locks));
+        }
         let locks = RedisLock::connect(&self.store.url()).await?;
-        self.residues.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(locks.residue()));
+        self.count(Box::new(locks.residue()));
         Ok(Arc::new(locks))
     }
 
@@ -95,8 +114,12 @@ impl Harness for RedisHarness {
     }
 
     async fn entries(&self, name: &LockName) -> Result<Option<Vec<String>>, LockError> {
-        let owner: Option<Vec<u8>> = self.store.operator(name.as_str()).await?.get(name.as_str()).await.map_err(trouble)?;
-        Ok(Some(owner.iter().map(|owner| String::from_utf8_lossy(owner).into_owned()).collect()))
+        let mut owners = BTreeSet::new();
+        for mut operator in self.store.operators(name.as_str()).await? {
+            let owner: Option<Vec<u8>> = operator.get(name.as_str()).await.map_err(trouble)?;
+            owners.extend(owner.map(|owner| String::from_utf8_lossy(&owner).into_owned()));
+        }
+        Ok(Some(owners.into_iter().collect()))
     }
 
     async fn client_residue(&self) -> Option<usize> {
@@ -104,7 +127,9 @@ impl Harness for RedisHarness {
     }
 
     async fn remove_entry(&self, name: &LockName) -> Result<bool, LockError> {
-        let () = self.store.operator(name.as_str()).await?.del(name.as_str()).await.map_err(trouble)?;
+        for mut operator in self.store.operators(name.as_str()).await? {
+            let () = operator.del(name.as_str()).await.map_err(trouble)?;
+        }
         Ok(true)
     }
 
