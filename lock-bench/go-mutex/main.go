@@ -106,6 +106,7 @@ func main() {
 	process := flag.Int("process", 0, "which of the processes this is")
 	tasks := flag.Int("tasks", 1, "how many goroutines")
 	flag.Int("batch", 1, "ignored")
+	flag.Int("share", 0, "ignored")
 	flag.Parse()
 
 	endpoint := strings.TrimPrefix(*url, "etcd://")

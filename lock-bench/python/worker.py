@@ -23,9 +23,12 @@ def say(event):
 class Course:
     """The course of one measurement, as the benchmark dictates it."""
 
-    def __init__(self):
+    def __init__(self, tasks):
         self.window = (0, 0)
         self.stop = False
+        # Where those meet who have done their share; all stop after the same round.
+        self.last_round = False
+        self.round = threading.Barrier(tasks, action=self.decide)
         self.lock = threading.Lock()
         self.waits, self.cycles, self.errors, self.first_error = [], [], 0, None
 
@@ -33,9 +36,20 @@ class Course:
         now = time.perf_counter_ns()
         self.window = (now, now + int(seconds * 1e9))
 
-    def contend(self, make_lock):
-        waits, cycles, errors, first_error = [], [], 0, None
-        while not self.stop:
+    def decide(self):
+        self.last_round = self.stop
+
+    def contend(self, make_lock, share):
+        waits, cycles, errors, first_error, done = [], [], 0, None, 0
+        while True:
+            if share == 0:
+                if self.stop:
+                    break
+            elif done > 0 and done % share == 0:
+                self.round.wait()
+                if self.last_round:
+                    break
+            done += 1
             start = time.perf_counter_ns()
             try:
                 # A new object for each acquisition, as its users write it.
@@ -76,6 +90,7 @@ def main():
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, help="ignored")
+    parser.add_argument("--share", type=int, default=0)
     job = parser.parse_args()
 
     client = redis.Redis.from_url(job.url)
@@ -85,12 +100,12 @@ def main():
         name = f"{job.prefix}-one" if job.names == "shared" else f"{job.prefix}-{job.process}-{task}"
         makers.append(lock_maker(job.library, client, name))
 
-    course, threads = Course(), []
+    course, threads = Course(job.tasks), []
     say({"event": "ready"})
     for line in sys.stdin:
         words = line.split()
         if words[0] == "start":
-            threads = [threading.Thread(target=course.contend, args=(maker,), daemon=True) for maker in makers]
+            threads = [threading.Thread(target=course.contend, args=(maker, job.share), daemon=True) for maker in makers]
             for thread in threads:
                 thread.start()
         elif words[0] == "measure":

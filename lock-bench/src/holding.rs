@@ -39,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) renewals_per_s: f64,
     /// Messages to the store of all kinds, renewals included.
     pub(crate) messages_per_s: f64,
+    /// Reads of the server from its sockets, where it counts them.
+    pub(crate) reads_per_s: Option<f64>,
     pub(crate) bytes_per_guard: f64,
     pub(crate) seconds_to_acquire: f64,
 }
@@ -83,12 +85,14 @@ impl HoldingPlan {
         fleet.say("measure").await?;
         let Event::Holding { rss_kib, .. } = fleet.event().await? else { return Err("the memory in use is not known".into()) };
         fleet.dismiss().await;
-        let messages = after.unwrap_or_default().since(&before.unwrap_or_default()).messages.divided_by(length);
+        let requests = after.unwrap_or_default().since(&before.unwrap_or_default());
+        let messages = requests.messages.divided_by(length);
         Ok(Held {
             names,
             leases: leases.zip(leases_before).map(|(now, before)| now.saturating_sub(before) as f64),
             renewals_per_s: messages.of(self.renewal),
             messages_per_s: messages.sum(),
+            reads_per_s: requests.reads.map(|reads| reads / length),
             bytes_per_guard: rss_kib.saturating_sub(rss_before_kib) as f64 * 1024.0 / names as f64,
             seconds_to_acquire: seconds,
         })
@@ -103,6 +107,7 @@ impl Held {
             leases: median(windows.iter().filter_map(|window| window.leases)),
             renewals_per_s: of(|window| window.renewals_per_s)?,
             messages_per_s: of(|window| window.messages_per_s)?,
+            reads_per_s: median(windows.iter().filter_map(|window| window.reads_per_s)),
             bytes_per_guard: of(|window| window.bytes_per_guard)?,
             seconds_to_acquire: of(|window| window.seconds_to_acquire)?,
         })

@@ -13,6 +13,7 @@
 mod cli;
 mod fleet;
 mod holding;
+mod idling;
 mod machine;
 mod measure;
 mod output;

@@ -30,6 +30,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) writers: Option<Program>,
     /// How many cycles to time together: many, for locks that are faster than the clock.
     pub(crate) batch: fn(&Key) -> u64,
+    /// How many cycles each task does before it waits for the others; 0 if none waits for another.
+    pub(crate) share: fn(&Key) -> u64,
     /// Of all requests, those that the locks sent.
     pub(crate) relevant: fn(&Key, Requests) -> Requests,
     pub(crate) settings: Settings,
@@ -80,7 +82,11 @@ impl Bench<'_> {
         self.store.tidy().await?;
         let program = self.programs.get(&key.subject).ok_or("there is no program for it")?;
         let prefix = unique_prefix();
-        let job = |process| Job { batch: (self.batch)(&key), ..self.job(&prefix, key.scenario.names(), process, key.tasks) };
+        let job = |process| Job {
+            batch: (self.batch)(&key),
+            share: (self.share)(&key),
+            ..self.job(&prefix, key.scenario.names(), process, key.tasks)
+        };
         let mut fleet = Fleet::start(program, (0..key.processes).map(|process| job(process).arguments())).await?;
         let mut others = self.start_writers(key.scenario).await?;
         for fleet in others.iter_mut().chain([&mut fleet]) {
@@ -117,7 +123,7 @@ impl Bench<'_> {
     }
 
     fn job(&self, prefix: &str, names: Names, process: usize, tasks: usize) -> Job {
-        Job { url: self.store.url().to_owned(), prefix: prefix.to_owned(), names, process, tasks, batch: 1 }
+        Job { url: self.store.url().to_owned(), prefix: prefix.to_owned(), names, process, tasks, batch: 1, share: 0 }
     }
 }
 

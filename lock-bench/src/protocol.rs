@@ -1,12 +1,12 @@
 //! How the benchmark talks to its worker processes, whatever language they are written in.
 //!
-//! A worker is started with `--url`, `--prefix`, `--names`, `--process`, `--tasks` and `--batch`. It reads one command
+//! A worker is started with `--url`, `--prefix`, `--names`, `--process`, `--tasks`, `--batch` and `--share`. It reads one command
 //! per line from its standard input and writes one [`Event`] per line, as JSON, to its standard output:
 //!
 //! | command | what the worker does |
 //! | --- | --- |
 //! | | connects, then says `ready` |
-//! | `start` | each task takes and releases its lock, again and again |
+//! | `start` | each task takes and releases its lock, again and again; with a share, each waits after so many cycles until all of this worker have done theirs |
 //! | `measure 2.5` | counts the cycles that end within the next 2.5 s, and goes on with the load |
 //! | `stop` | ends after the cycles in progress, then says `done` |
 //! | end of input | leaves the store as it was, and exits |
@@ -67,6 +67,9 @@ pub(crate) struct Job {
     /// How many cycles to time together.
     #[arg(long, default_value_t = 1)]
     pub(crate) batch: u64,
+    /// How many cycles each task does before it waits for the others; 0 if none waits for another.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) share: u64,
 }
 
 impl Job {
@@ -90,6 +93,7 @@ impl Job {
             ("--process", self.process.to_string()),
             ("--tasks", self.tasks.to_string()),
             ("--batch", self.batch.to_string()),
+            ("--share", self.share.to_string()),
         ];
         pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }

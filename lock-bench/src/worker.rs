@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines, Stdin},
+    sync::Barrier,
     task::JoinSet,
 };
 
@@ -46,7 +47,7 @@ pub(crate) async fn serve<C: Client>(job: Job) -> Result<()> {
     for task in 0..job.tasks {
         contenders.push(client.contender(&job.name(task)).await?);
     }
-    let course = Arc::new(Course::default());
+    let course = Arc::new(Course::new(job.tasks));
     let mut commands = Commands::new();
     let mut tasks = JoinSet::new();
     say(&Event::Ready)?;
@@ -54,7 +55,7 @@ pub(crate) async fn serve<C: Client>(job: Job) -> Result<()> {
         match command.split_once(' ').unwrap_or((&command, "")) {
             ("start", _) => {
                 for contender in contenders.drain(..) {
-                    tasks.spawn(contend(contender, Arc::clone(&course), job.batch));
+                    tasks.spawn(contend(contender, Arc::clone(&course), job.batch, job.share));
                 }
             }
             ("measure", seconds) => course.open(Duration::from_secs_f64(seconds.parse()?)),
@@ -70,13 +71,31 @@ pub(crate) async fn serve<C: Client>(job: Job) -> Result<()> {
 }
 
 /// The course of one measurement, as the benchmark dictates it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Course {
     window: OnceLock<(Instant, Instant)>,
     stop: AtomicBool,
+    /// Where those meet who have done their share.
+    round: Barrier,
+    /// What was decided there: all stop after the same round.
+    last_round: AtomicBool,
 }
 
 impl Course {
+    fn new(tasks: usize) -> Self {
+        let (window, round) = (OnceLock::new(), Barrier::new(tasks));
+        Self { window, stop: AtomicBool::new(false), round, last_round: AtomicBool::new(false) }
+    }
+
+    /// Waits until all have done their share; says whether to go on.
+    async fn next_round(&self) -> bool {
+        if self.round.wait().await.is_leader() {
+            self.last_round.store(self.stop.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.round.wait().await;
+        !self.last_round.load(Ordering::Relaxed)
+    }
+
     fn open(&self, length: Duration) {
         let now = Instant::now();
         let _ = self.window.set((now, now + length));
@@ -87,9 +106,18 @@ impl Course {
     }
 }
 
-async fn contend<C: Contender>(contender: C, course: Arc<Course>, batch: u64) -> Tally {
-    let mut tally = Tally { batch, ..Tally::default() };
-    while !course.stop.load(Ordering::Relaxed) {
+async fn contend<C: Contender>(contender: C, course: Arc<Course>, batch: u64, share: u64) -> Tally {
+    let (mut tally, mut done) = (Tally { batch, ..Tally::default() }, 0_u64);
+    loop {
+        let goes_on = match share {
+            0 => !course.stop.load(Ordering::Relaxed),
+            share if done > 0 && done % share == 0 => course.next_round().await,
+            _ => true,
+        };
+        if !goes_on {
+            return tally;
+        }
+        done += 1;
         let (start, mut held_for) = (Instant::now(), Duration::ZERO);
         for _ in 0..batch {
             if let Err(error) = cycle(&contender, batch == 1, &mut held_for).await {
@@ -110,7 +138,6 @@ async fn contend<C: Contender>(contender: C, course: Arc<Course>, batch: u64) ->
             tally.waits_ns.push(nanos(each.saturating_sub(held_for)));
         }
     }
-    tally
 }
 
 async fn cycle<C: Contender>(contender: &C, time_release: bool, releasing: &mut Duration) -> Result<()> {

@@ -70,7 +70,10 @@ impl OwnerId {
     /// 128 random bits as 32 hexadecimal digits, the form that redis-py and node-redlock write too.
     #[must_use]
     pub fn random() -> Self {
-        Self::new(format!("{:032x}", rand::random::<u128>()))
+        let random = rand::random::<u128>();
+        // By hand: on the path of every acquisition, and several times as fast as `format!`.
+        let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]);
+        Self::new(str::from_utf8(&digits).unwrap_or_default())
     }
 
     /// The id as the store keeps it.
@@ -122,6 +125,8 @@ mod tests {
             assert_eq!(id, id.clone());
         }
         assert_ne!(OwnerId::new("a"), OwnerId::new("b"));
-        assert_ne!(OwnerId::random(), OwnerId::random());
+        let random = OwnerId::random();
+        assert_ne!(random, OwnerId::random());
+        assert!(random.as_str().len() == 32 && u128::from_str_radix(random.as_str(), 16).is_ok(), "{random}");
     }
 }

@@ -51,7 +51,8 @@ impl Core {
                 }
             }
             let place = self.watcher.join(claim.key());
-            self.wait(claim, &place, trouble).await
+            // Boxed, so that a lock that is free does not carry it along.
+            Box::pin(self.wait(claim, &place, trouble)).await
         })
         .await
     }

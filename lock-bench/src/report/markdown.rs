@@ -22,6 +22,9 @@ pub(crate) fn report(suite: &Suite, results: &Results, machine: &str) -> String 
         let (names, seconds, bytes) = (passed.names, passed.seconds(), passed.bytes_left_per_name);
         let _ = writeln!(text, "\n{names} names locked once each, one after the other: {seconds:.2} s, {bytes:.2} bytes per name left.");
     }
+    if let Some(idle) = &results.idle {
+        let _ = writeln!(text, "\nOne waiter of a lock that stays taken sends {:.2} commands/s.", idle.messages_per_s);
+    }
     text += "\nTargets:\n\n";
     text += &targets(&suite.targets, results);
     for message in &suite.left_out {

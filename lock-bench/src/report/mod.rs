@@ -10,6 +10,7 @@ pub(crate) mod targets;
 pub(crate) mod tests {
     use crate::{
         holding::Held,
+        idling::Idle,
         measure::{Figures, Row},
         plan::Key,
         stores::Counts,
@@ -30,7 +31,19 @@ pub(crate) mod tests {
         Row { key, figures, rounds: vec![1200.0, 1234.5, 1300.0] }
     }
 
+    pub(crate) fn idle() -> Idle {
+        Idle { messages_per_s: 0.5 }
+    }
+
     pub(crate) fn held(names: usize) -> Held {
-        Held { names, leases: Some(1.0), renewals_per_s: 1.0, messages_per_s: 1.5, bytes_per_guard: 1500.0, seconds_to_acquire: 2.0 }
+        Held {
+            names,
+            leases: Some(1.0),
+            reads_per_s: Some(0.01),
+            renewals_per_s: 1.0,
+            messages_per_s: 1.5,
+            bytes_per_guard: 1500.0,
+            seconds_to_acquire: 2.0,
+        }
     }
 }

@@ -79,7 +79,11 @@ impl Store for EtcdStore {
 }
 
 fn parse(metrics: &str) -> Requests {
-    Requests { calls: counts(metrics, "grpc_server_started_total{"), messages: counts(metrics, "grpc_server_msg_received_total{") }
+    Requests {
+        reads: None,
+        calls: counts(metrics, "grpc_server_started_total{"),
+        messages: counts(metrics, "grpc_server_msg_received_total{"),
+    }
 }
 
 fn counts(metrics: &str, counter: &str) -> Counts {

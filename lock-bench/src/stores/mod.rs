@@ -37,6 +37,8 @@ pub(crate) trait Store: Send + Sync {
 pub(crate) struct Requests {
     /// Calls; a stream is one, however much is said on it.
     pub(crate) calls: Counts,
+    /// Reads from its sockets, where it counts them: what comes together is read together.
+    pub(crate) reads: Option<f64>,
     /// Messages: a plain call is one, and so is each request on a stream.
     pub(crate) messages: Counts,
 }
@@ -47,7 +49,8 @@ pub(crate) struct Counts(pub(crate) BTreeMap<String, f64>);
 
 impl Requests {
     pub(crate) fn since(&self, before: &Self) -> Self {
-        Self { calls: self.calls.since(&before.calls), messages: self.messages.since(&before.messages) }
+        let reads = self.reads.zip(before.reads).map(|(now, before)| now - before);
+        Self { reads, calls: self.calls.since(&before.calls), messages: self.messages.since(&before.messages) }
     }
 
     /// Without those of this kind.

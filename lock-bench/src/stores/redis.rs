@@ -41,7 +41,9 @@ impl Store for RedisStore {
 
     async fn requests(&self) -> Result<Option<Requests>> {
         let counts = parse(&self.info("commandstats").await?);
-        Ok(Some(Requests { calls: counts.clone(), messages: counts }))
+        let stats = self.info("stats").await?;
+        let reads = stats.lines().find_map(|line| line.strip_prefix("total_reads_processed:")?.trim().parse().ok());
+        Ok(Some(Requests { reads, calls: counts.clone(), messages: counts }))
     }
 
     async fn tidy(&self) -> Result<()> {

@@ -30,10 +30,12 @@ pub(crate) async fn suite(options: &Options) -> Result<Suite> {
         programs,
         writers: Some(cli::own_worker(WorkerKind::EtcdWriters)?),
         batch: |_| 1,
+        share: |_| 0,
         relevant,
         groups: groups(),
         holding: Some(HoldingPlan { names: NAMES, parameters: "?ttl=3s", renewal: "LeaseKeepAlive" }),
         passing: None,
+        idling: None,
         targets: targets(),
         charts: charts(),
         left_out,
@@ -167,7 +169,7 @@ mod tests {
     #[test]
     fn the_writers_requests_are_not_the_locks() {
         let counts = Counts([("Txn".to_owned(), 10.0), ("Put".to_owned(), 100.0)].into());
-        let requests = Requests { calls: counts.clone(), messages: counts };
+        let requests = Requests { reads: None, calls: counts.clone(), messages: counts };
         let idle = Key::contended(Ours, 2);
         assert_eq!(relevant(&idle.with_writers(), requests.clone()).calls.sum(), 10.0);
         assert_eq!(relevant(&idle, requests).messages.sum(), 110.0);
@@ -186,7 +188,7 @@ mod tests {
     fn every_target_is_measured() {
         let rows = groups().into_iter().flat_map(|group| group.runs).map(crate::report::tests::row).collect();
         let held = [1, NAMES].map(crate::report::tests::held).to_vec();
-        let results = Results { rows, held, passed: None };
+        let results = Results { rows, held, passed: None, idle: None };
         for target in targets() {
             assert!(target.measured(&results).is_some(), "{}", target.what);
         }

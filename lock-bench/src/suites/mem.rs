@@ -29,10 +29,12 @@ pub(crate) fn suite() -> Result<Suite> {
         writers: None,
         // A free lock takes less time than looking at the clock.
         batch: |key| if key.scenario == Scenario::Uncontended { 64 } else { 1 },
+        share: |_| 0,
         relevant: |_, requests| requests,
         groups: groups(),
         holding: None,
         passing: Some(PassingPlan { names: 1_000_000 }),
+        idling: None,
         targets: targets(),
         charts: charts(),
         left_out: Vec::new(),

@@ -14,6 +14,7 @@ use crate::{
     cli::Options,
     fleet::Program,
     holding::{Held, HoldingPlan},
+    idling::{Idle, IdlePlan},
     measure::{Bench, Figures, Row},
     passing::{Passed, PassingPlan},
     plan::{Group, Key, Subject},
@@ -31,11 +32,14 @@ pub(crate) struct Suite {
     pub(crate) writers: Option<Program>,
     /// How many cycles to time together.
     pub(crate) batch: fn(&Key) -> u64,
+    /// How many cycles each task does before it waits for the others; 0 if none waits for another.
+    pub(crate) share: fn(&Key) -> u64,
     /// Of all requests that the store received, those that the locks sent.
     pub(crate) relevant: fn(&Key, Requests) -> Requests,
     pub(crate) groups: Vec<Group>,
     pub(crate) holding: Option<HoldingPlan>,
     pub(crate) passing: Option<PassingPlan>,
+    pub(crate) idling: Option<IdlePlan>,
     pub(crate) targets: Vec<Target>,
     pub(crate) charts: Vec<Chart>,
     /// What cannot be measured here, and why.
@@ -47,6 +51,7 @@ pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
     pub(crate) held: Vec<Held>,
     pub(crate) passed: Option<Passed>,
+    pub(crate) idle: Option<Idle>,
 }
 
 impl Suite {
@@ -54,16 +59,26 @@ impl Suite {
         let groups = self.selected(options);
         let holding = self.holding.filter(|_| options.selects("held"));
         let passing = self.passing.filter(|_| options.selects("passed"));
-        if groups.is_empty() && holding.is_none() && passing.is_none() {
+        let idling = self.idling.filter(|_| options.selects("idle"));
+        if groups.is_empty() && holding.is_none() && passing.is_none() && idling.is_none() {
             return Err(format!("nothing has the text of --only in its name; there are: {}", self.titles()).into());
         }
         let settings = options.settings();
         let steps = groups.iter().map(|group| group.runs.len()).sum::<usize>()
             + holding.map_or(0, |_| HoldingPlan::STEPS)
-            + passing.map_or(0, |_| PassingPlan::STEPS);
+            + passing.map_or(0, |_| PassingPlan::STEPS)
+            + idling.map_or(0, |_| IdlePlan::STEPS);
         let progress = Progress::new(settings.rounds * steps);
         let (store, programs) = (&*self.store, &self.programs);
-        let bench = Bench { store, programs, writers: self.writers.clone(), batch: self.batch, relevant: self.relevant, settings };
+        let bench = Bench {
+            store,
+            programs,
+            writers: self.writers.clone(),
+            batch: self.batch,
+            share: self.share,
+            relevant: self.relevant,
+            settings,
+        };
         let mut results = Results::default();
         for group in &groups {
             results.rows.extend(bench.group(group, &progress).await?);
@@ -73,6 +88,9 @@ impl Suite {
         }
         if let Some(passing) = passing {
             results.passed = Some(passing.measure(store, settings.rounds, &progress).await?);
+        }
+        if let Some(idling) = idling {
+            results.idle = Some(idling.measure(store, settings.rounds, &progress).await?);
         }
         progress.finish();
         results.rows.sort_by_key(|row| (row.key.scenario, row.key.processes, row.key.tasks, row.key.subject));
@@ -91,7 +109,12 @@ impl Suite {
 
     fn titles(&self) -> String {
         let titles = self.groups.iter().map(|group| group.title.as_str());
-        titles.chain(self.holding.map(|_| "held")).chain(self.passing.map(|_| "passed")).collect::<Vec<_>>().join("; ")
+        titles
+            .chain(self.holding.map(|_| "held"))
+            .chain(self.passing.map(|_| "passed"))
+            .chain(self.idling.map(|_| "idle"))
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }
 

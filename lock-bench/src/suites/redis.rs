@@ -11,6 +11,7 @@ use crate::{
     cli::{self, Options},
     fleet::Program,
     holding::HoldingPlan,
+    idling::IdlePlan,
     plan::{
         Group, Key, Scenario,
         Subject::{self, Ours, PythonRedisLock, Raw, RedisPy, Rslock},
@@ -26,6 +27,7 @@ use crate::{
 };
 
 const NAMES: usize = 10_000;
+const SHARE: u64 = 10;
 
 pub(crate) async fn suite(options: &Options) -> Result<Suite> {
     let (programs, left_out) = programs(options).await?;
@@ -35,10 +37,13 @@ pub(crate) async fn suite(options: &Options) -> Result<Suite> {
         programs,
         writers: None,
         batch: |_| 1,
+        // Whoever takes the lock again before a waiter looks does its share sooner, and then waits for the others.
+        share: |key| if key.scenario == Scenario::Contended && key.processes == 1 { SHARE } else { 0 },
         relevant,
         groups: groups(),
         holding: Some(HoldingPlan { names: NAMES, parameters: "?ttl=3s", renewal: "evalsha" }),
         passing: None,
+        idling: Some(IdlePlan { parameters: "?ttl=600s" }),
         targets: targets(),
         charts: charts(),
         left_out,
@@ -127,6 +132,13 @@ fn targets() -> Vec<Target> {
     targets.push(Target::new("10,000 names held: bytes per guard", Bound::AtMost(2048.0), |results| {
         Some(results.held(NAMES)?.bytes_per_guard)
     }));
+    targets.push(Target::new("10,000 names held: reads of the server from its sockets for one renewal", Bound::AtMost(0.1), |results| {
+        let held = results.held(NAMES)?;
+        Some(held.reads_per_s? / held.renewals_per_s)
+    }));
+    targets.push(Target::new("commands per second of one idle waiter", Bound::AtMost(1.0), |results| {
+        Some(results.idle.as_ref()?.messages_per_s)
+    }));
     targets
 }
 
@@ -167,7 +179,7 @@ mod tests {
         let rows: Vec<_> = groups().into_iter().flat_map(|group| group.runs).map(tests::row).collect();
         let keys: std::collections::BTreeSet<Key> = rows.iter().map(|row| row.key).collect();
         assert_eq!(keys.len(), rows.len());
-        let results = Results { rows, held: [1, NAMES].map(tests::held).to_vec(), passed: None };
+        let results = Results { rows, held: [1, NAMES].map(tests::held).to_vec(), passed: None, idle: Some(tests::idle()) };
         for target in targets() {
             assert!(target.measured(&results).is_some(), "{}", target.what);
         }
