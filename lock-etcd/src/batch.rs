@@ -31,6 +31,8 @@ pub(crate) struct Batches {
 struct State {
     queue: VecDeque<Job>,
     senders: usize,
+    /// One is on its way without a sender.
+    direct: bool,
 }
 
 /// A transaction, and what it may be put together with.
@@ -40,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) then: Vec<TxnOp>,
     pub(crate) otherwise: Vec<TxnOp>,
     pub(crate) company: Company,
+    /// Others of this client are likely to come at the same moment, for tasks of it contend for the lock.
+    pub(crate) expects_others: bool,
 }
 
 /// What a transaction may be put together with.
@@ -92,10 +96,21 @@ impl Batches {
         if request.company == Company::None {
             return alone(kv, request).await;
         }
+        if let Some(_direct) = self.direct(&request) {
+            return alone(kv, request).await;
+        }
         let (answer, answered) = oneshot::channel();
         self.state().queue.push_back(Job { request, kv, answer });
         self.start_sender();
         answered.await.unwrap_or_else(|_| Err(EtcdError::Internal("no answer in time".into())))
+    }
+
+    /// A transaction that will hardly meet another needs no sender.
+    fn direct(self: &Arc<Self>, request: &Request) -> Option<Direct> {
+        let mut state = self.state();
+        let is_alone = !request.expects_others && !state.direct && state.senders == 0 && state.queue.is_empty();
+        state.direct |= is_alone;
+        is_alone.then(|| Direct(Arc::clone(self)))
     }
 
     fn start_sender(self: &Arc<Self>) {
@@ -130,6 +145,15 @@ impl Batches {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Until it is dropped no other transaction goes without a sender.
+struct Direct(Arc<Batches>);
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.0.state().direct = false;
     }
 }
 
@@ -225,7 +249,7 @@ mod tests {
             let (answer, answered) = oneshot::channel();
             let company = if *creates == "-" { Company::Any } else { Company::OnePerPrefix((*creates).to_owned()) };
             let when = Compare::create_revision("k", etcd_client::CompareOp::Equal, 0);
-            let request = Request { when, then: Vec::new(), otherwise: Vec::new(), company };
+            let request = Request { when, then: Vec::new(), otherwise: Vec::new(), company, expects_others: true };
             state.queue.push_back(Job { request, kv: kv.clone(), answer });
             answered
         });

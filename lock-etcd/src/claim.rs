@@ -3,7 +3,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, PutOptions, ResponseHeader, TxnOp, TxnOpResponse};
 use lock_core::{ErrorKind, LockError, LockName, LossReason, Terms, backend::Finish};
 
 use crate::{
@@ -41,8 +41,19 @@ pub(crate) enum Glance {
     Deep { older: String },
 }
 
-/// How many entries a glance reads: any of them, for the store returns them in the order of their keys.
-const GLANCE: usize = 16;
+/// How an entry looks at its queue when it is made. The cost does not grow with the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Not at all.
+    Away,
+    /// At some of the entries, whichever.
+    Some,
+    /// At this one, which should be not far ahead.
+    At(String),
+}
+
+/// How many entries a look at some reads: the store returns them in the order of their keys.
+const SOME: usize = 16;
 /// How far ahead the entry should be whose end wakes a waiter: opening a watch and reading the queue takes about as long
 /// as a few others hold the lock.
 const AHEAD: usize = 8;
@@ -60,16 +71,16 @@ struct Request {
     doubtful: AtomicBool,
 }
 
-/// Enqueues an entry. `read` asks whether it is alone, which costs a look at the prefix.
+/// Enqueues an entry.
 pub(crate) async fn enqueue(
     core: &Arc<Core>,
     session: Arc<Session>,
     name: &LockName,
     terms: &Terms,
-    read: bool,
+    look: Look,
 ) -> Result<Claim, LockError> {
     let request = Request::new(core, session, name, terms);
-    let claim = request.finish(move |request| async move { request.enqueue(read).await.map(Some) }).await?;
+    let claim = request.finish(move |request| async move { request.enqueue(look).await.map(Some) }).await?;
     claim.ok_or_else(|| LockError::new(ErrorKind::Protocol, "an entry was neither made nor refused"))
 }
 
@@ -131,31 +142,41 @@ impl Request {
         Compare::create_revision(self.key.as_str(), CompareOp::Equal, 0)
     }
 
-    fn glance(&self) -> TxnOp {
-        TxnOp::get(self.prefix.as_str(), Some(GetOptions::new().with_prefix().with_keys_only().with_limit(GLANCE as i64)))
+    fn glance(&self, look: &Look) -> Option<TxnOp> {
+        match look {
+            Look::Away => None,
+            Look::Some => Some(TxnOp::get(self.prefix.as_str(), Some(some()))),
+            Look::At(older) => Some(TxnOp::get(older.as_str(), Some(GetOptions::new().with_keys_only()))),
+        }
     }
 
     fn own(&self) -> TxnOp {
         TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))
     }
 
-    async fn enqueue(&self, read: bool) -> Result<Claim, Failure> {
+    async fn enqueue(&self, look: Look) -> Result<Claim, Failure> {
         // Repeated with the same key, it finds the entry that an attempt made whose answer was lost.
         let (mut then, mut otherwise) = (vec![self.put()], vec![self.own()]);
-        if read {
-            then.push(self.glance());
-            otherwise.push(self.glance());
-        }
+        then.extend(self.glance(&look));
+        otherwise.extend(self.glance(&look));
         let company = Company::OnePerPrefix(self.prefix.as_str().to_owned());
-        let answer = self.txn(batch::Request { when: self.absent(), then, otherwise, company }).await?;
+        let expects_others = self.session.places().are_shared(&self.name);
+        let answer = self.txn(batch::Request { when: self.absent(), then, otherwise, company, expects_others }).await?;
         let responses = &answer.responses;
         let created = match created(responses.first()) {
             _ if answer.succeeded => answer.revision,
             Some(created) => self.own_from_a_lost_attempt(created)?,
             None => return Err(Failure::protocol("the server neither made an entry nor has one")),
         };
-        let glance = match responses.get(1) {
-            Some(TxnOpResponse::Get(found)) => self.judge(found, created, answer.revision),
+        let glance = match (look, responses.get(1)) {
+            (Look::At(older), Some(TxnOpResponse::Get(found))) => {
+                if found.kvs().first().is_some_and(|kv| kv.create_revision() < created) {
+                    Glance::Deep { older }
+                } else {
+                    self.look_again(created).await
+                }
+            }
+            (_, Some(TxnOpResponse::Get(found))) => self.judge(found, created, answer.revision),
             _ => Glance::None,
         };
         Ok(self.claim(created, glance))
@@ -175,15 +196,29 @@ impl Request {
         Err(Failure::protocol("an entry is there that this client has not made now; try again"))
     }
 
+    /// The entry that was expected ahead is not.
+    async fn look_again(&self, created: i64) -> Glance {
+        self.core.views.forget_neighbour(&self.name);
+        let prefix = self.prefix.as_str();
+        let answer = self.core.cluster.call(|etcd| {
+            let mut kv = etcd.kv_client();
+            async move { kv.get(prefix, Some(some())).await }
+        });
+        match answer.await {
+            Ok(found) => self.judge(&found, created, found.header().map_or(0, ResponseHeader::revision)),
+            Err(_) => Glance::None,
+        }
+    }
+
     fn judge(&self, found: &GetResponse, created: i64, revision: i64) -> Glance {
         let snapshot = self.prefix.snapshot(found.kvs(), revision);
         let mut older: Vec<_> = snapshot.entries.iter().filter(|(_, other)| *other < created).collect();
         if !found.more() {
             return if older.is_empty() { Glance::Owner { revision } } else { Glance::Near(snapshot) };
         }
-        // Of the n entries some 16 were seen, whichever: the youngest is about n / 16 ahead, the next one twice as far.
+        // Of the n entries some were seen, whichever: of 16, the youngest is about n / 16 ahead, the next one twice as far.
         older.sort_by_key(|(_, other)| std::cmp::Reverse(*other));
-        let spacing = usize::try_from(found.count()).unwrap_or(usize::MAX) / GLANCE;
+        let spacing = usize::try_from(found.count()).unwrap_or(usize::MAX) / SOME;
         match older.get(AHEAD / spacing.max(1)).or(older.last()) {
             Some((older, _)) => Glance::Deep { older: older.clone() },
             // Locks with longer names hide it.
@@ -199,7 +234,8 @@ impl Request {
             let list = GetOptions::new().with_prefix().with_keys_only().with_limit(limit);
             let otherwise = [self.own(), TxnOp::get(self.prefix.as_str(), Some(list))];
             let (then, otherwise) = (vec![self.put()], otherwise.to_vec());
-            let answer = self.txn(batch::Request { when: free.clone(), then, otherwise, company: Company::None }).await?;
+            let request = batch::Request { when: free.clone(), then, otherwise, company: Company::None, expects_others: false };
+            let answer = self.txn(request).await?;
             if answer.succeeded {
                 return Ok(Some(self.claim(answer.revision, Glance::None)));
             }
@@ -239,6 +275,10 @@ impl Request {
 
 /// How often a try-acquire looks again because locks with longer names come and go below its prefix.
 const NESTED_ATTEMPTS: usize = 8;
+
+fn some() -> GetOptions {
+    GetOptions::new().with_prefix().with_keys_only().with_limit(SOME as i64)
+}
 
 fn created(response: Option<&TxnOpResponse>) -> Option<i64> {
     match response {

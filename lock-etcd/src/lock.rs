@@ -64,8 +64,8 @@ impl EtcdLock {
     async fn queue(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
         let core = &self.0;
         let session = core.sessions.session(terms).await?;
-        let read = !core.views.sees_creations(name);
-        let mut claim = match enqueue(core, Arc::clone(&session), name, terms, read).await {
+        let look = core.views.look(name);
+        let mut claim = match enqueue(core, Arc::clone(&session), name, terms, look).await {
             Err(error) if error.kind() == ErrorKind::Lost => return Ok(None),
             claim => claim?,
         };
@@ -176,7 +176,7 @@ impl EtcdLock {
         let then = vec![TxnOp::delete(holder.key(), None)];
         // A holder that went by itself in between was there to be released all the same.
         self.0
-            .txn(&batch::Request { when: same, then, otherwise: Vec::new(), company: Company::None })
+            .txn(&batch::Request { when: same, then, otherwise: Vec::new(), company: Company::None, expects_others: false })
             .await
             .map_err(|failure| failure.error)?;
         Ok(true)

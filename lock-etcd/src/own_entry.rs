@@ -44,7 +44,9 @@ impl OwnEntry {
     /// Removes the entry; says whether it was there.
     pub(crate) async fn remove(&self) -> Result<bool, Failure> {
         let then = vec![TxnOp::delete(self.key.as_str(), None)];
-        let answered = self.core.txn(&batch::Request { when: self.is_mine(), then, otherwise: Vec::new(), company: Company::Any }).await?;
+        let expects_others = self.session.places().are_shared(&self.name);
+        let request = batch::Request { when: self.is_mine(), then, otherwise: Vec::new(), company: Company::Any, expects_others };
+        let answered = self.core.txn(&request).await?;
         self.give_up_key();
         // Not there after an attempt without an answer: that attempt has deleted it.
         Ok(answered.answer.succeeded || answered.doubtful)

@@ -31,6 +31,11 @@ impl Places {
         })
     }
 
+    /// Whether there were several entries at the same time, and at least one has been there ever since.
+    pub(crate) fn are_shared(&self, name: &LockName) -> bool {
+        self.lock().get(name).is_some_and(|numbers| numbers.next > 1)
+    }
+
     /// Only for a number whose key is not in the store, and that no request on its way can put there.
     pub(crate) fn give_back(&self, name: &LockName, number: u64) {
         let mut places = self.lock();
@@ -54,6 +59,7 @@ mod tests {
     fn the_lowest_free_number_is_taken_and_idle_names_leave_nothing() {
         let (places, a, b) = (Places::default(), "a".parse().unwrap(), "b".parse().unwrap());
         assert_eq!([places.take(&a), places.take(&a), places.take(&b), places.take(&a)], [0, 1, 0, 2]);
+        assert!(places.are_shared(&a) && !places.are_shared(&b));
         places.give_back(&a, 1);
         assert_eq!([places.take(&a), places.take(&a)], [1, 3]);
         for number in [3, 0, 2, 1] {

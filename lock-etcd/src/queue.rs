@@ -84,6 +84,27 @@ impl Queue {
         self.waiting.len()
     }
 
+    /// The oldest own entry that waits, after its create revision.
+    pub(crate) fn first_waiting(&self) -> Option<(i64, String)> {
+        self.waiting.first_key_value().map(|(created, key)| (*created, key.clone()))
+    }
+
+    /// How many entries of others a snapshot shows ahead of the first own waiter.
+    pub(crate) fn ahead(&self, snapshot: &Snapshot) -> usize {
+        let Some((own, _)) = self.waiting.first_key_value() else { return 0 };
+        snapshot.entries.iter().filter(|(_, created)| created < own).count()
+    }
+
+    /// The entry so many places ahead of the first own waiter, if all that are there take turns: those at the end of the
+    /// queue had theirs just before its head.
+    pub(crate) fn neighbour(&self, snapshot: &Snapshot, ahead: usize) -> Option<String> {
+        let (own, _) = self.waiting.first_key_value()?;
+        let mut others: Vec<_> = snapshot.entries.iter().filter(|(_, created)| !self.waiting.contains_key(created)).collect();
+        // Away from the own one towards the head, and from there on from the end.
+        others.sort_by_key(|(_, created)| (created > own, std::cmp::Reverse(*created)));
+        others.get(ahead.checked_sub(1)?).map(|(key, _)| key.clone())
+    }
+
     /// A watch is open that reports every change after a revision: deletions, and if so agreed creations.
     pub(crate) fn opened(&mut self, revision: i64, creations: bool) {
         self.interrupted();

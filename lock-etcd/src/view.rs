@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    claim::Look,
     cluster::Cluster,
     error::Failure,
     keys::Prefix,
@@ -22,8 +23,10 @@ use crate::{
     watch::{Watch, Watched, Watches},
 };
 
+mod approach;
 mod feed;
-use feed::{Bell, Feed};
+use approach::{Approach, Approached};
+use feed::Feed;
 
 /// The queues that this client waits in: one picture, one watch and one task for each name, shared by all its waiters.
 #[derive(Clone)]
@@ -46,10 +49,11 @@ pub(crate) struct View {
 struct State {
     queue: Queue,
     waiters: HashMap<String, oneshot::Sender<Result<Verdict, LockError>>>,
-    /// An entry not far ahead of the first waiter: until it goes, the queue is not followed.
-    approach: Option<String>,
+    approached: Approached,
     /// Which watch feeds the queue; others are not listened to.
     watch: u64,
+    /// Whether there is one.
+    follows: bool,
     /// Whether that watch is to report creations as well.
     creations: bool,
     /// When the last waiter left.
@@ -82,8 +86,6 @@ pub(crate) struct Waiter {
 const LINGER: Duration = Duration::from_secs(1);
 /// With so many waiters of one process the watch reports creations too: cheaper than to read the queue for each of them.
 const MANY: usize = 4;
-/// How long a view relies on the entry that it approaches: it may have gone just before its watch was open.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// How often the queue is read again although the watch is open: covers a stale member and lost events.
 const BACKSTOP: Duration = Duration::from_secs(5);
 /// Before a read is tried again.
@@ -94,9 +96,22 @@ impl Views {
         Self { cluster, watches, tasks, stop, open: Arc::default() }
     }
 
-    /// Whether the picture needs no help from new waiters, because the watch tells of their entries.
-    pub(crate) fn sees_creations(&self, name: &LockName) -> bool {
-        locked(&self.open).get(name).is_some_and(|view| view.state().creations)
+    /// What a new entry is to look at.
+    pub(crate) fn look(&self, name: &LockName) -> Look {
+        let open = locked(&self.open);
+        let Some(state) = open.get(name).map(|view| view.state()) else { return Look::Some };
+        match &state.approached.neighbour {
+            // The watch tells of new entries.
+            _ if state.creations => Look::Away,
+            Some(neighbour) => Look::At(neighbour.clone()),
+            None => Look::Some,
+        }
+    }
+
+    pub(crate) fn forget_neighbour(&self, name: &LockName) {
+        if let Some(view) = locked(&self.open).get(name) {
+            view.state().approached.neighbour = None;
+        }
     }
 
     /// How many views are open; for leak checks.
@@ -109,9 +124,7 @@ impl Views {
         let mut serving = None;
         let mut open = locked(&self.open);
         let view = open.get(name).cloned().unwrap_or_else(|| {
-            let approach = if let Seen::Far { older } = &seen { Some(older.clone()) } else { None };
-            let state = State { approach, ..State::default() };
-            let view = Arc::new(View { prefix: entry.prefix.clone(), state: Mutex::new(state), wake: Notify::new() });
+            let view = Arc::new(View { prefix: entry.prefix.clone(), state: Mutex::default(), wake: Notify::new() });
             open.insert(name.clone(), Arc::clone(&view));
             serving = Some(Serving { views: self.clone(), name: name.clone(), view: Arc::clone(&view) });
             view
@@ -124,21 +137,6 @@ impl Views {
             self.tasks.spawn(serving.run());
         }
         waiter
-    }
-
-    /// Far back in a queue it is not followed, or every release would wake everybody: waits until the turn of the first
-    /// waiter may be near.
-    async fn approach(&self, view: &Arc<View>) {
-        let Some(older) = view.state().approach.clone() else { return };
-        let _watch = self.watches.open(Watched::Deletion(older), Arc::new(Bell(Arc::clone(view))));
-        let patience = Instant::now() + PATIENCE;
-        while view.is_approaching() && Instant::now() < patience {
-            tokio::select! {
-                () = view.wake.notified() => {}
-                () = tokio::time::sleep_until(patience) => {}
-            }
-        }
-        view.state().approach = None;
     }
 
     /// Opens the watch that the view is to be fed by from now on.
@@ -159,18 +157,40 @@ struct Serving {
 impl Serving {
     async fn run(self) {
         tokio::select! {
-            () = self.follow() => {}
+            () = self.keep() => {}
             () = self.views.stop.cancelled() => {}
         }
     }
 
-    /// Follows the queue until nobody has waited in it for a while.
+    /// Keeps the queue in view until nobody has waited in it for a while.
+    async fn keep(&self) {
+        let (views, view) = (&self.views, &self.view);
+        let mut approach = Approach::default();
+        loop {
+            approach.wait(views, view).await;
+            self.follow().await;
+            view.state().rest();
+            while view.state().waiters.is_empty() {
+                if self.close_if_over(approach.has_bell()) {
+                    return;
+                }
+                tokio::select! {
+                    () = view.wake.notified() => {}
+                    () = tokio::time::sleep_until(view.look_again(Instant::now())) => {}
+                }
+            }
+        }
+    }
+
+    /// Follows the queue until nobody waits in it, nor is likely to soon enough to keep watching.
     async fn follow(&self) {
         let (views, view) = (&self.views, &self.view);
-        views.approach(view).await;
+        if view.state().is_spent() {
+            return;
+        }
         let mut watch = views.watch(view);
         let mut read_at = Instant::now();
-        while !self.close_if_spent() {
+        while !view.state().is_spent() {
             let mut look_again = view.look_again(read_at);
             if view.wants_creations() {
                 watch = views.watch(view);
@@ -193,9 +213,11 @@ impl Serving {
         drop(watch);
     }
 
-    fn close_if_spent(&self) -> bool {
+    /// `rests`: there is something to keep for the next waiter.
+    fn close_if_over(&self, rests: bool) -> bool {
         let mut open = locked(&self.views.open);
-        let close = self.view.state().is_spent();
+        let state = self.view.state();
+        let close = state.waiters.is_empty() && (!rests || state.has_lingered() || state.refused.is_some());
         if close {
             open.remove(&self.name);
         }
@@ -234,21 +256,22 @@ impl View {
                 let verdicts = state.queue.snapshot(snapshot);
                 state.settle(verdicts);
             }
-            Seen::Far { .. } | Seen::None => state.crowded = true,
+            Seen::Far { older } => {
+                state.crowded = true;
+                if !state.follows && state.queue.waiting() == 0 {
+                    state.approached.begin(older, created);
+                }
+            }
+            Seen::None => state.crowded = true,
         }
         let verdicts = state.queue.join(key.clone(), created);
         state.settle(verdicts);
-        let needs_attention = state.queue.needs_snapshot() || state.wants_creations();
+        let needs_attention = !state.follows || state.queue.needs_snapshot() || state.wants_creations();
         drop(state);
         if needs_attention {
             self.wake.notify_one();
         }
         Waiter { view: Arc::clone(self), created, key, verdict }
-    }
-
-    fn is_approaching(&self) -> bool {
-        let state = self.state();
-        state.approach.is_some() && !state.is_spent()
     }
 
     fn wants_creations(&self) -> bool {
@@ -278,7 +301,16 @@ impl View {
             .await?;
         let revision = answer.header().map_or(0, ResponseHeader::revision);
         let mut state = self.state();
-        let verdicts = state.queue.snapshot(self.prefix.snapshot(answer.kvs(), revision));
+        let snapshot = self.prefix.snapshot(answer.kvs(), revision);
+        if state.crowded {
+            let ahead = state.queue.ahead(&snapshot);
+            if let Some(distance) = state.approached.judge(ahead) {
+                state.approached.neighbour = state.queue.neighbour(&snapshot, distance);
+            }
+        } else {
+            state.approached.neighbour = None;
+        }
+        let verdicts = state.queue.snapshot(snapshot);
         state.settle(verdicts);
         Ok(())
     }
@@ -314,14 +346,26 @@ impl State {
     fn change_watch(&mut self) -> (u64, bool) {
         self.creations = self.wants_creations();
         self.watch += 1;
+        self.follows = true;
         self.queue.interrupted();
         (self.watch, self.creations)
     }
 
     /// Whether nobody waits here, nor is likely to soon enough to keep watching.
     fn is_spent(&self) -> bool {
-        let lingered = self.idle_since.is_some_and(|since| self.crowded && !self.creations || since.elapsed() >= LINGER);
-        self.waiters.is_empty() && lingered || self.refused.is_some()
+        let at_once = self.crowded && !self.creations;
+        self.waiters.is_empty() && (at_once || self.has_lingered()) || self.refused.is_some()
+    }
+
+    fn has_lingered(&self) -> bool {
+        self.idle_since.is_none_or(|since| since.elapsed() >= LINGER)
+    }
+
+    /// The queue is not followed any more.
+    fn rest(&mut self) {
+        (self.follows, self.creations, self.crowded) = (false, false, false);
+        self.watch += 1;
+        self.queue.interrupted();
     }
 }
 

@@ -157,3 +157,68 @@ async fn tasks_that_wait_far_back_in_a_queue_share_their_watches() {
     let served = ahead.into_iter().chain(waiters).map(|waiter| async { waiter.granted().await.release().await.unwrap() });
     futures_util::future::join_all(served).await;
 }
+
+/// However many processes wait, a release wakes those near the head, and the steady state needs few messages.
+#[tokio::test]
+async fn a_release_in_a_long_queue_of_processes_wakes_a_few_of_them() {
+    const PROCESSES: usize = 48;
+    const ROUNDS: u64 = 12;
+    let server = or_skip!(own());
+    let mut clients = Vec::new();
+    for _ in 0..PROCESSES {
+        clients.push(client(&server).await);
+    }
+    let turns = |rounds: u64| {
+        let takes_turns = |locks: &EtcdLock| {
+            let locks = locks.clone();
+            async move {
+                for _ in 0..rounds {
+                    promptly("the lock", locks.acquire("a")).await.unwrap().release().await.unwrap();
+                }
+            }
+        };
+        futures_util::future::join_all(clients.iter().map(takes_turns))
+    };
+    let before = Metrics::of(&server).await;
+    turns(ROUNDS).await;
+    let after = Metrics::of(&server).await;
+    let cycles = PROCESSES as u64 * ROUNDS;
+    let (watch, received) = (after.sent("Watch") - before.sent("Watch"), after.all_received() - before.all_received());
+    println!("{watch} messages of watches and {received} requests for {cycles} cycles");
+    // The first and the last round are not like the others: nobody knows the others yet, and the queue gets short.
+    assert!(watch <= cycles * 20 && received <= cycles * 8, "{watch} messages of watches and {received} requests for {cycles} cycles");
+}
+
+/// Nor does a release wake everybody where locks are held for long.
+#[tokio::test]
+async fn a_release_after_a_long_hold_wakes_a_few_of_those_who_wait() {
+    const PROCESSES: usize = 40;
+    const NEAR: u64 = 20;
+    let server = or_skip!(own());
+    let (holder, operator) = (client(&server).await, Operator::of(&server).await);
+    let guard = holder.acquire("a").await.unwrap();
+    let mut waiters = Vec::new();
+    for _ in 0..PROCESSES {
+        let locks = client(&server).await;
+        waiters.push((Waiter::start(&locks, "a"), locks));
+        operator.until_entries("a", 1 + waiters.len()).await;
+    }
+    // All who wait far back have had the patience to watch their own entries as well.
+    until("their watches", || async { Metrics::of(&server).await.watchers() >= 1 + NEAR + 2 * (PROCESSES as u64 - NEAR) }).await;
+    let before = Metrics::of(&server).await;
+    guard.release().await.unwrap();
+    let mut waiters = waiters.into_iter();
+    let (first, _) = waiters.next().unwrap();
+    let guard = first.granted().await;
+    let after = Metrics::of(&server).await;
+    let woken = after.events() - before.events();
+    assert!(woken <= NEAR, "a release told {woken} of {PROCESSES}");
+    // One that waits far back notices its eviction, and waits again; the others have their turn.
+    let evicted = operator.entries("a").await.pop().unwrap();
+    operator.delete(&evicted.key).await;
+    until("its new entry", || async { operator.entries("a").await.last().is_some_and(|last| last.created > evicted.created) }).await;
+    guard.release().await.unwrap();
+    for (waiter, _) in waiters {
+        waiter.granted().await.release().await.unwrap();
+    }
+}

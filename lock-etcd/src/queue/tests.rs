@@ -349,3 +349,17 @@ fn every_short_interleaving_is_safe_and_live() {
         world.settle();
     }
 }
+
+#[test]
+fn the_neighbour_is_counted_towards_the_head_and_on_from_the_end() {
+    let mut queue = Queue::default();
+    let key = |created: i64| format!("k{created}");
+    assert_eq!(queue.neighbour(&Snapshot { entries: vec![(key(1), 1)], revision: 9 }, 1), None);
+    queue.join(key(3), 3);
+    queue.join(key(5), 5);
+    let entries = [4, 1, 5, 6, 3, 2, 7].map(|created| (key(created), created)).to_vec();
+    let snapshot = Snapshot { entries, revision: 9 };
+    assert_eq!(queue.ahead(&snapshot), 2);
+    let neighbours: Vec<_> = (0..=6).map(|ahead| queue.neighbour(&snapshot, ahead)).collect();
+    assert_eq!(neighbours, [None, Some(key(2)), Some(key(1)), Some(key(7)), Some(key(6)), Some(key(4)), None]);
+}

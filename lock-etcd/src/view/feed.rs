@@ -53,32 +53,6 @@ impl Sink for Feed {
     }
 }
 
-/// Tells a view that the entry that it approached has gone, or may have.
-pub(super) struct Bell(pub(super) Arc<View>);
-
-impl Bell {
-    fn ring(&self) {
-        self.0.state().approach = None;
-        self.0.wake.notify_one();
-    }
-}
-
-impl Sink for Bell {
-    fn opened(&self, _: i64) {}
-
-    fn events(&self, _: i64, _: Vec<Event>) {
-        self.ring();
-    }
-
-    fn interrupted(&self) {
-        self.ring();
-    }
-
-    fn refused(&self, _: LockError) {
-        self.ring();
-    }
-}
-
 fn change(event: Event) -> Change {
     // Entries of clients that lay out their keys differently are compared as bytes, and shown as well as they can be.
     let key = String::from_utf8_lossy(&event.key).into_owned();

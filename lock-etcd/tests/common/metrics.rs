@@ -39,6 +39,11 @@ impl Metrics {
         self.sum("grpc_server_msg_received_total", &format!("grpc_method=\"{method}\""))
     }
 
+    /// Messages that clients were sent by a method: answers, and events.
+    pub(crate) fn sent(&self, method: &str) -> u64 {
+        self.sum("grpc_server_msg_sent_total", &format!("grpc_method=\"{method}\""))
+    }
+
     /// Messages that clients sent, for whatever method.
     pub(crate) fn all_received(&self) -> u64 {
         self.sum("grpc_server_msg_received_total", "grpc_method=")
