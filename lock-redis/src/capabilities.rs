@@ -7,7 +7,8 @@ pub(crate) const BACKEND: &str = "redis";
 
 /// What [`RedisLock`](crate::RedisLock) can do.
 ///
-/// - Exclusion is best effort: a failover to a replica that had not received the lock grants it twice.
+/// - Exclusion is best effort: a failover to a replica that had not received the lock grants it twice, with sentinels, in a
+///   cluster, and behind an address that is moved to another server.
 /// - Waiters of one client are served in arrival order, those of different clients in no particular order.
 /// - Tokens come from a counter that is never behind the server's clock, so they survive the loss of the store's data.
 ///

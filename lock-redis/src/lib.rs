@@ -31,6 +31,25 @@
 //! above 12 hours), with FLUSHALL, eviction or an unsynced failover, and then tokens still grow as long as the clock of
 //! the server that is then in charge is not behind the last token.
 //!
+//! # Several servers
+//!
+//! By URL or builder, the locks are on one server, on the master that *sentinels* name, or on a *cluster*; see [`RedisConnector`].
+//!
+//! With sentinels, all of them are asked for the master, and the one that knows of the latest failover is believed. The server
+//! must take itself for a master, too. A client hears of a failover from the sentinels, or finds its connection broken or silent,
+//! or the server a replica, and goes on at the new master.
+//!
+//! In a cluster each lock's keys are in one hash slot. Requests follow the slot as it moves and as replicas take over. While
+//! a slot is on its way, locks that are held can be renewed and released; those that are free cannot be acquired until
+//! it has arrived, because a server that has only one of two keys, or none, refuses scripts for both. A waiter goes on waiting,
+//! and a try is `Unavailable`.
+//!
+//! Either way a waiter puts up with a minute without a server, or twice the connect timeout if that is longer. Guards whose locks
+//! the new master has stay valid; those whose locks it never received learn of their loss as soon as it is read there. Until
+//! then, or until the deadline, there can be two holders. `WAIT` and `min-replicas-to-write` make that rarer, not impossible. A
+//! master that is cut off together with some of its clients serves those until it stops by itself
+//! (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a sentinel: another way to two holders.
+//!
 //! # How a waiter is woken
 //!
 //! The waiters of one name queue up inside the client, and only the first competes. It asks for the lock over a second
@@ -53,7 +72,9 @@
 //!
 //! A restricted user needs `+eval +evalsha +set +get +del +exists +pexpire +pttl +type +hget +hmget +hset +hincrby +time +ping
 //! +client|tracking +hello` on the keys of its locks and their companions, which begin like them, and `+select` for a database
-//! other than 0. Without `client|tracking` waiters poll five times a second, and a guard learns of its removal at its renewal.
+//! other than 0. With sentinels it needs `+role`; in a cluster `+cluster|slots +asking`. The sentinels' own user needs
+//! `+sentinel|master +subscribe +hello` and the channel `&+switch-master`. Without `client|tracking` waiters poll five times a second, and a
+//! guard learns of its removal at its renewal.
 
 mod address;
 mod builder;

@@ -241,7 +241,7 @@ async fn in_cluster(cluster: &Arc<Cluster>, slot: u16, kind: Kind) -> Result<(Ar
                 cluster.doubt();
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let connected = tokio::select! {
             biased;

@@ -11,6 +11,7 @@ use crate::{
 
 /// Which server a link connects to.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "there are two for each server")]
 pub(crate) enum Upstream {
     /// Always the same.
     Fixed(ConnectionInfo),

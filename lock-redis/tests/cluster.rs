@@ -197,7 +197,7 @@ async fn a_replica_that_takes_over_keeps_the_locks() {
 
     // The old master comes back as a replica.
     cluster.start(master).unwrap();
-    until_within(FAILOVER, "it follows", || async { !cluster.is_master(master) }).await;
+    until_within(FAILOVER, "it follows", || async { cluster.is_replica(master) }).await;
     assert!(other.try_acquire("a").await.unwrap().is_none() && !next.is_lost());
     next.release().await.unwrap();
 }
@@ -218,7 +218,7 @@ async fn a_master_that_is_frozen_is_left_for_its_replica() {
     renewed_within(LEASE, &guard).await;
     assert!(cluster.is_master(master + 3));
     cluster.thaw(master).unwrap();
-    until_within(FAILOVER, "it follows", || async { !cluster.is_master(master) }).await;
+    until_within(FAILOVER, "it follows", || async { cluster.is_replica(master) }).await;
     guard.release().await.unwrap();
     tokio::time::timeout(FAILOVER, waiting).await.expect("a stranded waiter").unwrap().unwrap().release().await.unwrap();
 }

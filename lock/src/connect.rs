@@ -45,6 +45,10 @@ pub fn registry() -> Registry {
     #[cfg(not(feature = "redis"))]
     let registry = registry
         .with_hint("redis", "enable the feature: lock = { features = [\"redis\"] }")
-        .with_hint("rediss", "enable the feature: lock = { features = [\"redis\"] }");
+        .with_hint("rediss", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("redis+sentinel", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("rediss+sentinel", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("redis+cluster", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("rediss+cluster", "enable the feature: lock = { features = [\"redis\"] }");
     registry
 }

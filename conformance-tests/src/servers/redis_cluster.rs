@@ -90,6 +90,12 @@ impl RedisCluster {
         self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("master")
     }
 
+    /// Whether the server takes itself for a replica.
+    #[must_use]
+    pub fn is_replica(&self, server: usize) -> bool {
+        self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("slave")
+    }
+
     /// Disturbs the link between a server and its clients, its replicas among them.
     pub fn trouble(&self, server: usize, trouble: Trouble) {
         self.0.group.proxy(server).set(trouble);

@@ -94,6 +94,12 @@ impl RedisSentinel {
         (0..self.0.servers).find(|at| self.0.group.address(*at).port().to_string() == port)
     }
 
+    /// Whether the server takes itself for a replica.
+    #[must_use]
+    pub fn is_replica(&self, server: usize) -> bool {
+        self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("slave")
+    }
+
     /// Disturbs the link between a server and its clients, its replicas and the sentinels among them.
     pub fn trouble(&self, server: usize, trouble: Trouble) {
         self.0.group.proxy(server).set(trouble);
