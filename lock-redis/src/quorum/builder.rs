@@ -90,8 +90,8 @@ impl RedisQuorumLockBuilder {
         self
     }
 
-    /// Longest time that a server is waited for, from 1 ms to 1 h; default: 200 ms. An acquisition waits no longer than a quarter of
-    /// its TTL.
+    /// Longest time that a server is waited for, from 1 ms to 1 h; default: 200 ms. An acquisition waits no longer than its
+    /// TTL.
     ///
     /// Make it several times the usual answer of the slowest server, and a small part of the TTL: what is waited is missing from
     /// the validity.

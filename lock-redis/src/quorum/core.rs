@@ -145,11 +145,9 @@ impl Core {
 
     /// Asks all servers once, under an owner id of its own: what is undone of one attempt cannot hit the next.
     async fn attempt(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Attempt {
-        // So that asking twice leaves half of the lease.
-        let limit = self.members.limit.min(terms.ttl / 4);
         let (tell, mut told) = mpsc::unbounded_channel();
         let sent = CLOCK.now();
-        let mut ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, limit);
+        let mut ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, self.members.limit);
         let kept = Kept { keys: keys.clone(), owner: OwnerId::random(), ttl: terms.ttl };
         let voted = tell.clone();
         // Telling fails when the attempt is over.

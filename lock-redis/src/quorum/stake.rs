@@ -37,13 +37,14 @@ struct Trace {
     closing: CancellationToken,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Reach {
     Unsent,
     /// Without an answer so far: may take effect at any time.
     Sent,
     Absent,
-    There,
+    /// Granted; connections with an earlier request that was not answered may bring it back after the release.
+    There(Vec<Connection>),
 }
 
 /// What one server's vote comes with.
@@ -97,15 +98,18 @@ impl Stake {
         let sender = Arc::new(sender);
         let reach = self.trace.end();
         for (member, reach) in self.core.members.iter().zip(reach) {
-            if reach != Reach::There {
+            let Reach::There(strays) = reach else {
                 // What is still on its way is undone by whoever sent it.
-                sender.send_modify(|tally| tally.count((reach != Reach::Sent).then_some(false)));
+                sender.send_modify(|tally| tally.count((!matches!(reach, Reach::Sent)).then_some(false)));
                 continue;
-            }
+            };
             let (trace, member, sender) = (Arc::clone(&self.trace), Arc::clone(member), Arc::clone(&sender));
             self.core.holds.tasks().spawn(async move {
                 let held = trace.release(&member).await;
                 sender.send_modify(|tally| tally.count(held));
+                if !strays.is_empty() {
+                    trace.undo(&member, &strays).await;
+                }
             });
         }
         receiver
@@ -123,7 +127,7 @@ impl Stake {
 
     /// Whether some request may yet take effect.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        locked(&self.trace.reach).contains(&Reach::Sent)
+        locked(&self.trace.reach).iter().any(|reach| matches!(reach, Reach::Sent))
     }
 }
 
@@ -152,10 +156,12 @@ impl Trace {
                 break (Vote::Failed, None);
             }
             match member.heard(self.request(&connection).await) {
-                Ok(Some(token)) if self.is_there(server) => break (Vote::Granted(token), None),
-                // Nobody wants it any more.
-                Ok(Some(_)) => {
+                Ok(Some(token)) => {
                     pending.push(connection);
+                    if self.is_there(server, &mut pending) {
+                        break (Vote::Granted(token), None);
+                    }
+                    // Nobody wants it any more.
                     break (Vote::Failed, None);
                 }
                 Ok(None) => {
@@ -178,8 +184,12 @@ impl Trace {
         tell(Voted { server, vote, failure });
         if !pending.is_empty() {
             self.over.cancelled().await;
-            undo_on(&member.servers, &self.closing, &self.kept.keys, &self.kept.owner, &pending).await;
+            self.undo(member, &pending).await;
         }
+    }
+
+    async fn undo(&self, member: &Member, pending: &[Connection]) {
+        undo_on(&member.servers, &self.closing, &self.kept.keys, &self.kept.owner, pending).await;
     }
 
     /// The token, unless somebody else has the lock.
@@ -225,11 +235,13 @@ impl Trace {
     }
 
     /// Whether somebody will release what the server has granted.
-    fn is_there(&self, server: usize) -> bool {
+    fn is_there(&self, server: usize, pending: &mut Vec<Connection>) -> bool {
         let mut reach = locked(&self.reach);
         let wanted = !self.over.is_cancelled();
         if wanted {
-            reach[server] = Reach::There;
+            // The last one has been answered.
+            pending.pop();
+            reach[server] = Reach::There(std::mem::take(pending));
         }
         wanted
     }

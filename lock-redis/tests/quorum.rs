@@ -1,0 +1,272 @@
+//! What becomes of locks on a quorum when some of its servers fail, with real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
+use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
+use tokio::task::JoinSet;
+
+mod common;
+use common::{NEVER, Operator, address, name, promptly, renewed, ttl, until};
+
+fn three() -> Result<Vec<Server>, Skip> {
+    (0..3).map(|_| servers::redis(RedisOptions::new().own())).collect()
+}
+
+fn three_that_forget() -> Result<Vec<Server>, Skip> {
+    (0..3).map(|_| servers::redis(RedisOptions::new().without_persistence().own())).collect()
+}
+
+/// Polls and TTLs take ten minutes: nothing is granted because of them.
+fn builder(servers: &[Server]) -> RedisQuorumLockBuilder {
+    let addresses = servers.iter().map(address).map(|address| (address.ip().to_string(), address.port()));
+    let builder = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
+    builder.with_request_timeout(Duration::from_secs(2))
+}
+
+async fn client(servers: &[Server]) -> RedisQuorumLock {
+    let locks = builder(servers).connect().await.unwrap();
+    // The scripts are known, and every server is connected to.
+    locks.acquire("warm-up").await.unwrap().release().await.unwrap();
+    until("all have taken part", || async { holders(servers, "warm-up").await == 0 && locks.residue()() == 0 }).await;
+    locks
+}
+
+fn operators(servers: &[Server]) -> Vec<Operator> {
+    servers.iter().map(Operator::of).collect()
+}
+
+/// How many of the servers keep the lock.
+async fn holders(servers: &[Server], key: &str) -> usize {
+    let mut holders = 0;
+    for operator in operators(servers) {
+        holders += usize::from(operator.get(key).await.is_some());
+    }
+    holders
+}
+
+async fn nothing_is_left(locks: &RedisQuorumLock, servers: &[Server], key: &str) {
+    until("no residue", || async { locks.residue()() == 0 }).await;
+    assert_eq!(holders(servers, key).await, 0);
+}
+
+#[tokio::test]
+async fn a_dead_minority_is_not_noticed() {
+    let servers = or_skip!(three());
+    let (locks, other) = (client(&servers).await, client(&servers).await);
+    let before = locks.acquire("before").await.unwrap();
+    servers[1].kill().unwrap();
+    // A new client connects too.
+    let late = promptly("the connection", builder(&servers).connect()).await.unwrap();
+    for _ in 0..20 {
+        promptly("a cycle", async { late.acquire("a").await.unwrap().release().await }).await.unwrap();
+    }
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(3)).with_metadata("note")).await.unwrap();
+    assert!(other.try_acquire("a").await.unwrap().is_none());
+    let info = other.inspect(&name("a")).await.unwrap().unwrap();
+    assert_eq!((info.token, info.metadata.as_deref(), &info.owner), (guard.token(), Some("note"), guard.owner()));
+    renewed(&guard).await;
+    let waiting = tokio::spawn(async move { other.acquire("a").await });
+    until("it waits", || async { Operator::of(&servers[0]).tracked_keys().await > 0 }).await;
+    guard.release().await.unwrap();
+    let next = promptly("the waiter", waiting).await.unwrap().unwrap();
+    assert!(late.force_release(&name("a")).await.unwrap());
+    assert_eq!(promptly("the loss", next.lost()).await, LossReason::Removed);
+    before.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_frozen_minority_is_not_waited_for() {
+    let servers = or_skip!(three());
+    client(&servers).await;
+    // Whoever waits for it waits for ten minutes.
+    let locks = builder(&servers).with_request_timeout(NEVER).connect().await.unwrap();
+    locks.acquire("a").await.unwrap().release().await.unwrap();
+    servers[2].freeze().unwrap();
+    for _ in 0..20 {
+        promptly("a cycle", async { locks.acquire("a").await.unwrap().release().await }).await.unwrap();
+    }
+    let guard = promptly("the grant", locks.acquire_with(&name("a"), ttl(Duration::from_secs(3)))).await.unwrap();
+    promptly("a renewal", renewed(&guard)).await;
+    assert!(promptly("the look", locks.inspect(&name("a"))).await.unwrap().is_some());
+    promptly("the release", guard.release()).await.unwrap();
+    servers[2].thaw().unwrap();
+    nothing_is_left(&locks, &servers, "a").await;
+}
+
+#[tokio::test]
+async fn a_frozen_majority_is_an_error_and_loses_guards_at_their_deadline() {
+    let servers = or_skip!(three());
+    let locks = builder(&servers).with_request_timeout(Duration::from_millis(300)).connect().await.unwrap();
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(1))).await.unwrap();
+    let other = locks.acquire("b").await.unwrap();
+    servers[0].freeze().unwrap();
+    servers[1].freeze().unwrap();
+    let error = locks.try_acquire("c").await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later && error.is_indeterminate(), "{error:?}");
+    assert!(error.to_string().contains("2 of 3"), "{error}");
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
+    assert_eq!(other.state(), GuardState::Held);
+    servers[0].thaw().unwrap();
+    servers[1].thaw().unwrap();
+    until("it works again", || async { locks.try_acquire("d").await.is_ok_and(|guard| guard.is_some()) }).await;
+    other.release().await.unwrap();
+    drop(guard);
+    for key in ["a", "b", "c", "d"] {
+        nothing_is_left(&locks, &servers, key).await;
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_minority_granted_is_given_back() {
+    let servers = or_skip!(three());
+    let locks = client(&servers).await;
+    servers[0].freeze().unwrap();
+    servers[1].freeze().unwrap();
+    let error = locks.acquire_timeout("a", Duration::from_millis(500)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    // At once where it was granted; elsewhere it takes effect now, and is undone.
+    until("the third is free", || async { Operator::of(&servers[2]).get("a").await.is_none() }).await;
+    servers[0].thaw().unwrap();
+    servers[1].thaw().unwrap();
+    until("the late effect", || async { Operator::of(&servers[0]).companion("a", "token").await.is_some() }).await;
+    until("no residue", || async { locks.residue()() == 0 }).await;
+    until("all are free", || async { holders(&servers, "a").await == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_minority_that_forgot_grants_to_nobody_else() {
+    let servers = or_skip!(three_that_forget());
+    let (locks, other) = (client(&servers).await, client(&servers).await);
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(3))).await.unwrap();
+    until("all have granted", || async { holders(&servers, "a").await == 3 }).await;
+    servers[0].restart().await.unwrap();
+    for _ in 0..5 {
+        assert!(other.try_acquire("a").await.unwrap().is_none());
+    }
+    renewed(&guard).await;
+    assert_eq!(holders(&servers, "a").await, 2, "what the others tried there was given back");
+    // A majority that forgot is a loss.
+    servers[1].restart().await.unwrap();
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    promptly("the next", other.acquire("a")).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removal_on_a_majority_is_a_loss_and_on_a_minority_is_none() {
+    let servers = or_skip!(three());
+    let (locks, operators) = (client(&servers).await, operators(&servers));
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(3))).await.unwrap();
+    let () = operators[0].run(&["DEL", "a"]).await;
+    renewed(&guard).await;
+    assert_eq!(guard.state(), GuardState::Held);
+    let () = operators[1].run(&["SET", "a", "stolen"]).await;
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn a_waiter_is_woken_when_a_majority_is_free() {
+    let servers = or_skip!(three());
+    let (locks, operators) = (client(&servers).await, operators(&servers));
+    for operator in &operators {
+        let () = operator.run(&["SET", "a", "somebody"]).await;
+    }
+    let waiting = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    for operator in &operators {
+        until("it watches", || async { operator.tracked_keys().await > 0 }).await;
+    }
+    let () = operators[0].run(&["DEL", "a"]).await;
+    let () = operators[2].run(&["DEL", "a"]).await;
+    let guard = promptly("the waiter", waiting).await.unwrap().unwrap();
+    assert_eq!(operators[1].get("a").await.as_deref(), Some(b"somebody".as_slice()));
+    guard.release().await.unwrap();
+    // Two that disagree prevent a majority, and nothing is left of what was tried.
+    let () = operators[0].run(&["SET", "a", "other"]).await;
+    assert!(locks.try_acquire("a").await.unwrap().is_none());
+    until("the third is free", || async { operators[2].get("a").await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn tokens_grow_from_majority_to_majority() {
+    let servers = or_skip!(three());
+    let (locks, operators) = (client(&servers).await, operators(&servers));
+    let mut last = locks.acquire("a").await.unwrap().token().unwrap();
+    let companion = "a\u{1f}{a}";
+    for round in 0..6 {
+        // One counter is far ahead; the next majority does not have it.
+        let (ahead, away) = (round % 3, (round + 2) % 3);
+        let far = (last.as_u64() + 3_600_000_000).to_string();
+        let () = operators[ahead].run(&["HSET", companion, "token", &far]).await;
+        servers[away].freeze().unwrap();
+        let first = promptly("the first", locks.acquire("a")).await.unwrap();
+        let (first_token, info) = (first.token().unwrap(), locks.inspect(&name("a")).await.unwrap().unwrap());
+        assert_eq!(info.token, Some(first_token));
+        first.release().await.unwrap();
+        servers[away].thaw().unwrap();
+        servers[ahead].freeze().unwrap();
+        let second = promptly("the second", locks.acquire("a")).await.unwrap();
+        let second_token = second.token().unwrap();
+        second.release().await.unwrap();
+        servers[ahead].thaw().unwrap();
+        assert!(last < first_token && first_token < second_token, "{last} {first_token} {second_token}");
+        last = second_token;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contenders_exclude_each_other_while_servers_come_and_go() {
+    let servers = or_skip!(three());
+    let (inside, counter, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let locks = builder(&servers).with_request_timeout(Duration::from_millis(200)).with_poll_interval(Duration::from_secs(1));
+        let locks = locks.connect().await.unwrap();
+        for _ in 0..3 {
+            let (locks, inside, counter, last) = (locks.clone(), Arc::clone(&inside), Arc::clone(&counter), Arc::clone(&last));
+            tasks.spawn(async move {
+                for _ in 0..15 {
+                    let guard = locks.acquire("a").await.unwrap();
+                    assert_eq!(inside.fetch_add(1, SeqCst), 0, "two inside");
+                    let token = guard.token().unwrap().as_u64();
+                    assert!(last.swap(token, SeqCst) < token, "a token went back");
+                    let seen = counter.load(SeqCst);
+                    tokio::task::yield_now().await;
+                    counter.store(seen + 1, SeqCst);
+                    inside.fetch_sub(1, SeqCst);
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+    }
+    let mut round = 0;
+    while !tasks.is_empty() {
+        let server = &servers[round % 3];
+        match round % 2 {
+            0 => server.freeze().unwrap(),
+            _ => server.kill().unwrap(),
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        match round % 2 {
+            0 => server.thaw().unwrap(),
+            _ => server.start().await.unwrap(),
+        }
+        while let Some(outcome) = tasks.try_join_next() {
+            outcome.unwrap();
+        }
+        round += 1;
+        assert!(round < 200, "stranded at {counter:?}");
+    }
+    assert_eq!(counter.load(SeqCst), 4 * 3 * 15);
+}
