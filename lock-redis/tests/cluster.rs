@@ -230,6 +230,25 @@ async fn keys_on(cluster: &RedisCluster, server: usize, key: &str) -> usize {
 }
 
 #[tokio::test]
+async fn a_user_with_the_documented_rules_waits_and_follows_a_slot() {
+    let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
+    for server in 0..3 {
+        let () = operator(&cluster, server).run(&[&common::RULES[..], &["+cluster|slots", "+asking"]].concat()).await;
+    }
+    let builder = builder(&cluster).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
+    let locks = builder.connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    let waiting = waiter(&locks, "a");
+    let step = Move::begin(&cluster, "app:a").await;
+    step.migrate_keys().await;
+    assert!(locks.try_acquire("a").await.unwrap().is_none());
+    until("the waiter is told of changes", || async { operator(&cluster, step.to).tracked_keys().await > 0 }).await;
+    step.end().await;
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_single_server_and_a_cluster_are_told_apart() {
     let (cluster, single) = (or_skip!(servers::redis_cluster(options(), 1, 0)), or_skip!(servers::redis(RedisOptions::new().own())));
     let error = RedisLock::connect(&format!("redis+cluster://{}", single.endpoint())).await.unwrap_err();

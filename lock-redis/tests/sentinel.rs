@@ -65,6 +65,30 @@ async fn the_master_is_found_with_a_sentinel_down_and_trouble_is_named() {
 }
 
 #[tokio::test]
+async fn users_with_the_documented_rules_follow_a_failover() {
+    let servers = or_skip!(start());
+    for server in 0..2 {
+        let () = operator(&servers, server).run(&[&common::RULES[..], &["+role"]].concat()).await;
+    }
+    let rules =
+        ["ACL", "SETUSER", "watcher", "on", ">s4cret", "resetchannels", "&+switch-master", "+sentinel|master", "+subscribe", "+hello"];
+    for sentinel in 0..3 {
+        let () = Operator::at(&servers.sentinel(sentinel)).run(&rules).await;
+    }
+    let builder = builder(&servers).with_username("app").with_password(Secret::new("s3cret")).with_prefix("app:");
+    let builder = builder.with_sentinel_credentials(Some("watcher".into()), Secret::new("s4cret"));
+    let locks = builder.connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    until("the replica has the lock", || async { operator(&servers, 1).get("app:a").await.is_some() }).await;
+    let waiting = waiter(&locks, "a");
+    servers.kill(0).unwrap();
+    until_master(&servers, 1).await;
+    until_within(FAILOVER, "it is found", || async { locks.try_acquire("b").await.is_ok_and(|guard| guard.is_some()) }).await;
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_replica_that_was_in_step_keeps_the_locks() {
     let servers = or_skip!(start());
     let (locks, other) = (client(&servers).await, client(&servers).await);

@@ -46,6 +46,35 @@ pub(crate) async fn client(server: &Server) -> RedisLock {
     builder(address(server)).connect().await.unwrap()
 }
 
+/// What a restricted user may do according to the documentation, on keys that begin with `app:`; more is needed for more
+/// than one server.
+pub(crate) const RULES: [&str; 24] = [
+    "ACL",
+    "SETUSER",
+    "app",
+    "on",
+    ">s3cret",
+    "~app:*",
+    "+eval",
+    "+evalsha",
+    "+set",
+    "+get",
+    "+del",
+    "+exists",
+    "+pexpire",
+    "+pttl",
+    "+type",
+    "+hget",
+    "+hmget",
+    "+hset",
+    "+hincrby",
+    "+time",
+    "+ping",
+    "+client|tracking",
+    "+hello",
+    "+select",
+];
+
 /// A client of a server that knows the scripts already: a single request then takes effect.
 pub(crate) async fn warm_up(server: &Server) {
     let locks = client(server).await;
