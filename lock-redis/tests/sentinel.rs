@@ -172,6 +172,30 @@ async fn a_frozen_master_is_left_and_not_used_when_it_goes_on() {
     next.release().await.unwrap();
 }
 
+/// As behind a partition: the old master answers its clients, and takes itself for the master.
+#[tokio::test]
+async fn a_master_that_still_answers_but_has_been_replaced_is_left() {
+    let servers = or_skip!(servers::redis_sentinel(RedisOptions::new(), 1, 3, Duration::from_secs(600)));
+    let (locks, other) = (client(&servers).await, client(&servers).await);
+    let guard = locks.acquire("a").await.unwrap();
+    let waiting = waiter(&other, "a");
+    until("the replica has the lock", || async { operator(&servers, 1).get("a").await.is_some() }).await;
+    let () = operator(&servers, 1).run(&["REPLICAOF", "NO", "ONE"]).await;
+    let new = servers.endpoint(1);
+    let (host, port) = new.rsplit_once(':').unwrap();
+    for at in 0..3 {
+        let sentinel = Operator::at(&servers.sentinel(at));
+        let () = sentinel.run(&["SENTINEL", "REMOVE", RedisSentinel::SERVICE]).await;
+        let () = sentinel.run(&["SENTINEL", "MONITOR", RedisSentinel::SERVICE, host, port, "2"]).await;
+    }
+    // Nobody is asked for anything meanwhile: neither a renewal nor a poll is due for minutes.
+    until_within(FAILOVER, "the waiter is told of changes there", || async { operator(&servers, 1).tracked_keys().await > 0 }).await;
+    until_within(FAILOVER, "no connection to the old one is left", || async { operator(&servers, 0).tracker().await.is_none() }).await;
+    let () = operator(&servers, 1).run(&["DEL", "a"]).await;
+    assert_eq!(tokio::time::timeout(FAILOVER, guard.lost()).await.unwrap(), LossReason::Removed);
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_the_master_any_more_is_not_used_although_it_is_named() {
     // So slow that they name the old master throughout.

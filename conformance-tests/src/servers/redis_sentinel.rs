@@ -80,6 +80,12 @@ impl RedisSentinel {
         format!("redis+sentinel://{}/{}", sentinels.join(","), Self::SERVICE)
     }
 
+    /// `host:port` of a server as the sentinels name it.
+    #[must_use]
+    pub fn endpoint(&self, server: usize) -> String {
+        self.0.group.address(server).to_string()
+    }
+
     /// `host:port` of a server for an observer whom no trouble reaches.
     #[must_use]
     pub fn direct_endpoint(&self, server: usize) -> String {
