@@ -8,6 +8,7 @@ use crate::{
     capabilities::{BACKEND, capabilities},
     error::Failure,
     lock::RedisLock,
+    replicas::Asked,
     topology::{Credentials, Topology},
 };
 
@@ -34,6 +35,7 @@ pub struct RedisLockBuilder {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) poll_interval: Duration,
+    pub(crate) replicas: Option<Asked>,
 }
 
 /// The port of Redis.
@@ -57,6 +59,7 @@ impl RedisLockBuilder {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(1),
             poll_interval: Duration::from_secs(2),
+            replicas: None,
         }
     }
 
@@ -164,6 +167,17 @@ impl RedisLockBuilder {
         self
     }
 
+    /// Has at least so many replicas, from 1 to 1000, confirm each acquisition and renewal, within the timeout, from 1 ms to 1 h, or
+    /// a third of the TTL if that is less; default: none. Not for a cluster.
+    ///
+    /// An acquisition that too few confirm is given back and is an error, [`Unavailable`](ErrorKind::Unavailable); such a renewal
+    /// leaves the deadline where it was, and is repeated until then. A lock that its replicas confirm survives a failover to one of
+    /// *them*; it is lost in one to another replica, or if the replica forgets it in a restart.
+    pub fn with_replicas(mut self, replicas: u32, timeout: Duration) -> Self {
+        self.replicas = Some(Asked { replicas, timeout });
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -211,6 +225,14 @@ impl RedisLockBuilder {
             return Err(invalid("the prefix must have at most 1024 bytes and no control characters"));
         }
         let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if let Some(Asked { replicas, timeout }) = self.replicas {
+            if !(1..=1000).contains(&replicas) || !range.contains(&timeout) {
+                return Err(invalid("replicas to wait for are 1 to 1000, within 1 ms to 1 h; leave them out not to wait"));
+            }
+            if matches!(self.topology, Topology::Cluster(_)) {
+                return Err(invalid("replicas of a cluster cannot be waited for; leave them out, or use a server with Sentinel"));
+            }
+        }
         for (what, value) in
             [("connect timeout", self.connect_timeout), ("request timeout", self.request_timeout), ("poll interval", self.poll_interval)]
         {
@@ -296,6 +318,9 @@ mod tests {
             (new().with_connect_timeout(Duration::ZERO), "connect timeout"),
             (new().with_request_timeout(Duration::MAX), "request timeout"),
             (new().with_poll_interval(Duration::ZERO), "poll interval"),
+            (new().with_replicas(0, Duration::from_secs(1)), "1 to 1000"),
+            (new().with_replicas(1, Duration::ZERO), "1 ms to 1 h"),
+            (new().with_cluster([("h", 1)]).with_replicas(1, Duration::from_secs(1)), "cluster"),
         ] {
             let error = builder.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOptions);

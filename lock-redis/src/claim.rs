@@ -8,7 +8,7 @@ use redis::{Cmd, Value};
 
 use crate::{
     core::Core,
-    entry::Holding,
+    entry::{self, Holding},
     error::Failure,
     keys::Keys,
     link::Connection,
@@ -93,13 +93,34 @@ impl Claim {
         connection.run_script(&scripts::ACQUIRE, &self.keys, args).await
     }
 
+    /// What keeps the lock, if it is granted.
+    pub(crate) fn kept(&self) -> Arc<Kept> {
+        Arc::new(Kept { keys: self.keys.clone(), owner: self.owner.clone(), ttl: self.terms.ttl })
+    }
+
+    /// Whether the lease has not ended on the way.
+    pub(crate) fn is_in_time(&self, granted: &Granted) -> bool {
+        Clock::Suspend.now() < deadline(granted.sent, self.terms.ttl)
+    }
+
+    /// Gives back what `connection` brought, because replicas did not confirm it.
+    pub(crate) async fn give_back(mut self, cause: LockError, connection: &Connection) -> LockError {
+        let noted = self.terms.metadata.is_some();
+        if entry::release(connection, &self.keys, &self.owner, noted).await.is_ok() {
+            self.pending.retain(|pending| !pending.is(connection));
+        }
+        let error = LockError::new(cause.kind(), format!("the lock was given back, for too few replicas confirmed it: {cause}"));
+        let error = error.of(&self.name).caused_by(cause);
+        if self.pending.is_empty() { error } else { error.indeterminate() }
+    }
+
     /// Makes the guard; `connection` is the one that brought the grant.
     pub(crate) fn guard(mut self, granted: Granted, connection: &Connection) -> LockGuard {
         let Granted { sent, token } = granted;
         let core = Arc::clone(&self.core);
         let mut strays = std::mem::take(&mut self.pending);
         strays.retain(|pending| !pending.is(connection));
-        let kept = Arc::new(Kept { keys: self.keys.clone(), owner: self.owner.clone(), ttl: self.terms.ttl });
+        let kept = self.kept();
         let (lease, keep) = core.keeper.keep(Arc::clone(&kept), sent, self.terms.ttl, &self.terms);
         let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays));
         let (name, owner) = (self.name.clone(), self.owner.clone());

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockUrl, Secret};
@@ -30,6 +30,7 @@ use crate::{
 /// | `request_timeout` | for the answer to a request | `1s` |
 /// | `poll_interval` | how often a waiter looks although nothing was reported | `2s` |
 /// | `ca`, `cert`, `key` | PEM files, with `rediss` | the system's authorities |
+/// | `replicas`, `replica_timeout` | how many replicas must confirm a lock, and within which time; not with `cluster` | none, `1s` |
 /// | `sentinel_username`, `sentinel_password` | the sentinels' own | none |
 ///
 /// User, password and PEM files may also come from the environment: `LOCK_REDIS_USERNAME`, `LOCK_REDIS_PASSWORD`,
@@ -48,7 +49,12 @@ pub struct RedisConnector;
 /// Of every URL.
 pub(crate) const PARAMS: [&str; 8] = ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key"];
 
+/// Of one server, also behind sentinels.
+const REPLICA_PARAMS: [&str; 2] = ["replicas", "replica_timeout"];
+
 const SENTINEL_PARAMS: [&str; 2] = ["sentinel_username", "sentinel_password"];
+
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where credentials and PEM files are looked up if the URL does not give them.
 const ENV_PREFIX: &str = "LOCK_REDIS";
@@ -71,7 +77,11 @@ impl Connector for RedisConnector {
 /// What a URL says.
 pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisLockBuilder, LockError> {
     let topology = url.scheme().split_once('+').map_or("", |(_, topology)| topology);
-    let params: Vec<_> = if topology == "sentinel" { [&PARAMS[..], &SENTINEL_PARAMS].concat() } else { PARAMS.to_vec() };
+    let params: Vec<_> = match topology {
+        "" => [&PARAMS[..], &REPLICA_PARAMS].concat(),
+        "sentinel" => [&PARAMS[..], &REPLICA_PARAMS, &SENTINEL_PARAMS].concat(),
+        _ => PARAMS.to_vec(),
+    };
     url.check_params(&params)?;
     let builder = RedisLockBuilder::new();
     let builder = match topology {
@@ -79,7 +89,17 @@ pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisLockBuilder, LockError> {
         "sentinel" => sentinels(url, builder)?,
         _ => cluster(url, builder)?,
     };
-    settings(url, builder)
+    settings(url, replicas(url, builder)?)
+}
+
+fn replicas(url: &LockUrl, builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
+    let timeout = url.duration("replica_timeout")?;
+    match (url.param("replicas").map(str::parse), timeout) {
+        (Some(Ok(replicas)), timeout) => Ok(builder.with_replicas(replicas, timeout.unwrap_or(REPLICA_TIMEOUT))),
+        (Some(Err(error)), _) => Err(invalid("`replicas` is not a number").caused_by(error)),
+        (None, Some(_)) => Err(invalid("a replica_timeout needs replicas to wait for; add replicas=1")),
+        (None, None) => Ok(builder),
+    }
 }
 
 /// What is the same for all servers.
@@ -151,7 +171,7 @@ pub(crate) fn with_database(builder: RedisLockBuilder, path: &str) -> Result<Red
 }
 
 fn timings(url: &LockUrl, mut builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
-    type Setter = fn(RedisLockBuilder, std::time::Duration) -> RedisLockBuilder;
+    type Setter = fn(RedisLockBuilder, Duration) -> RedisLockBuilder;
     let setters: [(&str, Setter); 4] = [
         ("ttl", RedisLockBuilder::with_ttl),
         ("connect_timeout", RedisLockBuilder::with_connect_timeout),
@@ -215,6 +235,9 @@ mod tests {
             ("redis+cluster://a/1", "?prefix="),
             ("redis://h/prod", "?prefix="),
             ("redis://h?tll=1s", "known are"),
+            ("redis://h?replicas=some", "not a number"),
+            ("redis://h?replica_timeout=1s", "add replicas"),
+            ("redis+cluster://h?replicas=1", "known are"),
             ("redis://h?ttl=soon", "duration"),
             ("redis://h?ca=/x", "rediss"),
             ("rediss://h?ca=/no/such/file", "cannot read"),

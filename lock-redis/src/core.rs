@@ -6,10 +6,11 @@ use lock_core::{
 };
 
 use crate::{
-    claim::{Answer, Claim},
+    claim::{Answer, Claim, Granted},
     error::Failure,
     link::Connection,
     renewal::RedisRenewer,
+    replicas::Replicas,
     servers::{Route, Servers},
     watcher::{Place, Watcher},
 };
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     /// Longest time for which an acquisition puts up with a server that cannot be reached.
     pub(crate) patience: Duration,
     pub(crate) servers: Arc<Servers>,
+    /// Who must confirm what was acquired.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) watcher: Watcher,
     pub(crate) keeper: Arc<Keeper<RedisRenewer>>,
     pub(crate) holds: Arc<Holds>,
@@ -44,7 +47,7 @@ impl Core {
             let mut trouble = Trouble::new();
             if self.watcher.nobody_waits(claim.key()) {
                 match self.request(&mut claim, Via::Commands).await {
-                    Ok((Answer::Granted(granted), via)) => return Ok(claim.guard(granted, &via.connection)),
+                    Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await,
                     Ok((Answer::Busy(_), _)) => {}
                     Err(failure) if trouble.is_over(&failure, self.patience) => return Err(claim.error(failure)),
                     Err(_) => {}
@@ -63,7 +66,7 @@ impl Core {
             match self.request(&mut claim, Via::Tracking).await {
                 Ok((Answer::Granted(granted), via)) => {
                     place.taken(epoch, Some(claim.ttl()), self.poll_over(&via));
-                    return Ok(claim.guard(granted, &via.connection));
+                    return self.confirmed(claim, granted, &via.connection).await;
                 }
                 Ok((Answer::Busy(expires_in), via)) => {
                     trouble = Trouble::new();
@@ -86,7 +89,7 @@ impl Core {
             let mut retried = false;
             loop {
                 match self.request(&mut claim, Via::Commands).await {
-                    Ok((Answer::Granted(granted), via)) => return Ok(Some(claim.guard(granted, &via.connection))),
+                    Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await.map(Some),
                     Ok((Answer::Busy(_), _)) => return Ok(None),
                     // A connection that broke while it was idle is found broken by the next request.
                     Err(failure) if failure.ends_connection() && failure.sent && !retried => retried = true,
@@ -95,6 +98,17 @@ impl Core {
             }
         })
         .await
+    }
+
+    /// The guard, once the replicas that must confirm it have done so.
+    async fn confirmed(&self, claim: Claim, granted: Granted, connection: &Connection) -> Result<LockGuard, LockError> {
+        let Some(replicas) = &self.replicas else { return Ok(claim.guard(granted, connection)) };
+        // Boxed, so that who waits for no replicas does not carry it along.
+        match Box::pin(replicas.confirm(&claim.kept())).await {
+            Ok(()) if claim.is_in_time(&granted) => Ok(claim.guard(granted, connection)),
+            Ok(()) => Err(claim.give_back(LockError::new(ErrorKind::Unavailable, "the replicas confirmed too late"), connection).await),
+            Err(error) => Err(claim.give_back(error, connection).await),
+        }
     }
 
     async fn request(&self, claim: &mut Claim, via: Via) -> Result<(Answer, Used), Failure> {

@@ -1,20 +1,16 @@
 use std::{
     fmt::{self, Debug},
     io,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use lock_core::backend::Tasks;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection,
-};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ProtocolVersion, PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
-use crate::{address::Address, error::Failure, keys::Keys, scripts::LockScript, sync::locked, upstream::Upstream};
+pub(crate) use crate::connection::Connection;
+use crate::{address::Address, connection::Health, error::Failure, sync::locked, upstream::Upstream};
 
 /// A connection to the server that is made again whenever it is found broken or silent.
 ///
@@ -68,27 +64,6 @@ const TRACKING_REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 type Outcome = Result<Connection, Failure>;
 
-/// One connection of a [`Link`]: requests over it take effect in the order in which they were sent.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    inner: MultiplexedConnection,
-    link: Weak<Shared>,
-    health: Arc<Health>,
-    /// The server, where it may become another one's turn.
-    address: Option<Arc<Address>>,
-    /// Whether each command is preceded by `ASKING`, for a server that does not keep the key's slot yet.
-    asking: bool,
-}
-
-/// What is known of a connection and its server.
-#[derive(Debug, Default)]
-struct Health {
-    /// Since when it owes an answer.
-    owes: Mutex<Option<Instant>>,
-    /// The scripts that were run over it.
-    scripts: AtomicU8,
-}
-
 impl Link {
     pub(crate) fn new(upstream: Upstream, timeouts: Timeouts, tasks: Tasks, listener: Option<Arc<dyn Listener>>) -> Self {
         let mut config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(timeouts.response));
@@ -120,6 +95,12 @@ impl Link {
     pub(crate) fn is_connected(&self) -> bool {
         let state = locked(&self.shared.state);
         state.current.as_ref().is_some_and(|current| self.shared.is_usable(current))
+    }
+
+    /// A link to the same server that tracks nothing, with another limit for answers.
+    pub(crate) fn another(&self, response: Duration) -> Self {
+        let Shared { upstream, timeouts, tasks, .. } = &*self.shared;
+        Self::new(upstream.clone(), Timeouts { response, ..*timeouts }, tasks.clone(), None)
     }
 
     /// Gives up the connection; a later one is not kept.
@@ -233,7 +214,7 @@ impl Shared {
     async fn connect_to(self: Arc<Self>, info: ConnectionInfo, address: Option<Arc<Address>>) -> Outcome {
         let client = Client::open(self.prepared(info)).map_err(Failure::bad_setting)?;
         let inner = client.get_multiplexed_async_connection_with_config(&self.config).await.map_err(Failure::unsent)?;
-        let connection = Connection { inner, link: Arc::downgrade(&self), health: Arc::default(), address, asking: false };
+        let connection = Connection::new(inner, Arc::downgrade(&self), address);
         match connection.run(&redis::cmd("PING")).await.map_err(Failure::without_effect)? {
             Value::SimpleString(pong) if pong == "PONG" => {}
             _ => return Err(Failure::unexpected("no PONG in answer to PING").without_effect()),
@@ -270,7 +251,7 @@ impl Shared {
         if self.listener.is_some() { TRACKING_REFUSED_PAUSE } else { REFUSED_PAUSE }
     }
 
-    fn discard(&self, health: &Arc<Health>) {
+    pub(crate) fn discard(&self, health: &Arc<Health>) {
         let discarded = {
             let mut state = locked(&self.state);
             let is_current = state.current.as_ref().is_some_and(|current| Arc::ptr_eq(&current.health, health));
@@ -285,122 +266,5 @@ impl Shared {
         if let Some(listener) = &self.listener {
             listener.missed();
         }
-    }
-}
-
-impl Connection {
-    /// Sends a command and waits for its answer. It may take effect although this fails or is dropped.
-    pub(crate) async fn run(&self, command: &Cmd) -> Result<Value, Failure> {
-        if self.asking {
-            let mut only = redis::pipe();
-            only.add_command(command.clone());
-            let answer = self.run_all(&only, 1).await?.pop();
-            return answer.unwrap_or_else(|| Err(Failure::unexpected("no answer to a command after ASKING")));
-        }
-        self.health.asked();
-        let answer = command.query_async::<Value>(&mut self.inner.clone()).await.map_err(Failure::sent);
-        self.heard(&answer);
-        answer
-    }
-
-    /// Runs a script, in full if the server may not know it.
-    pub(crate) async fn run_script(&self, script: &LockScript, keys: &Keys, args: impl Fn(&mut Cmd)) -> Result<Value, Failure> {
-        if self.has_run(script) {
-            let mut command = script.by_hash(keys);
-            args(&mut command);
-            match self.run(&command).await {
-                Err(failure) if failure.is_unknown_script() => {}
-                answer => return answer,
-            }
-        }
-        let mut command = script.in_full(keys);
-        args(&mut command);
-        let answer = self.run(&command).await;
-        if answer.is_ok() {
-            self.ran(script);
-        }
-        answer
-    }
-
-    /// Whether the script has been run over this connection: the server then knows it, unless it was told to forget.
-    pub(crate) fn has_run(&self, script: &LockScript) -> bool {
-        self.health.scripts.load(Ordering::Relaxed) & script.bit() != 0
-    }
-
-    pub(crate) fn ran(&self, script: &LockScript) {
-        self.health.scripts.fetch_or(script.bit(), Ordering::Relaxed);
-    }
-
-    /// Sends several commands at once; one answer for each, in order.
-    pub(crate) async fn run_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Result<Value, Failure>>, Failure> {
-        self.health.asked();
-        let mut inner = self.inner.clone();
-        let answers = match self.asking {
-            // One after each command; those to `ASKING` itself say nothing.
-            true => inner.send_packed_commands(&after_asking(commands), 0, count * 2).await,
-            false => inner.send_packed_commands(commands, 0, count).await,
-        };
-        let answers = answers.map_err(Failure::sent);
-        self.heard(&answers);
-        let (first, step) = if self.asking { (1, 2) } else { (0, 1) };
-        let answers = answers?.into_iter().skip(first).step_by(step);
-        let answers: Vec<_> = answers.map(|answer| answer.extract_error().map_err(Failure::sent)).collect();
-        if let Some(end) = answers.iter().find(|answer| answer.as_ref().is_err_and(Failure::ends_connection)) {
-            self.heard(end);
-        }
-        Ok(answers)
-    }
-
-    fn heard<T>(&self, answer: &Result<T, Failure>) {
-        match answer {
-            Err(failure) if failure.ends_connection() => {
-                if let Some(link) = self.link.upgrade() {
-                    link.discard(&self.health);
-                }
-            }
-            // No answer: the connection goes on owing it.
-            Err(failure) if failure.is_timeout() => {}
-            _ => self.health.answered(),
-        }
-    }
-
-    /// The same connection, to a server that is getting the key's slot.
-    pub(crate) fn asking(self) -> Self {
-        Self { asking: true, ..self }
-    }
-
-    /// Whether both are the same connection.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.health, &other.health)
-    }
-}
-
-fn after_asking(commands: &Pipeline) -> Pipeline {
-    let mut all = redis::pipe();
-    for command in commands.cmd_iter() {
-        all.cmd("ASKING").add_command(command.clone());
-    }
-    all
-}
-
-impl Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("health", &self.health).finish_non_exhaustive()
-    }
-}
-
-impl Health {
-    fn asked(&self) {
-        locked(&self.owes).get_or_insert_with(Instant::now);
-    }
-
-    fn answered(&self) {
-        *locked(&self.owes) = None;
-    }
-
-    /// Whether requests have gone unanswered for so long that the connection has to be replaced: a socket whose other
-    /// end vanished gives no error, and a request that its caller gave up on reports no timeout.
-    fn is_silent(&self, limit: Duration) -> bool {
-        locked(&self.owes).is_some_and(|since| since.elapsed() >= limit)
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     keys::Keys,
     link::{Connection, Timeouts},
     renewal::RedisRenewer,
+    replicas::Replicas,
     scripts,
     servers::Servers,
     topology::Topology,
@@ -105,6 +106,14 @@ impl RedisLock {
         };
         let servers = Arc::new(servers);
         servers.open(&home).await?;
+        let holds = Holds::new(BACKEND, Tasks::current());
+        let replicas = match (settings.replicas, &*servers) {
+            (Some(asked), Servers::One { node, .. }) => {
+                Some(Replicas::new(asked, Arc::clone(&node.commands), timeouts.response, holds.tasks().clone()))
+            }
+            _ => None,
+        };
+        let renewer = RedisRenewer { servers: Arc::clone(&servers), replicas: replicas.clone() };
         let patience = timeouts.connect * 2;
         let core = Core {
             prefix: settings.prefix,
@@ -112,8 +121,9 @@ impl RedisLock {
             poll: settings.poll_interval,
             patience: if servers.fail_over() { patience.max(FAILOVER_PATIENCE) } else { patience },
             watcher: Watcher::new(news, home.clone()),
-            keeper: Keeper::new(lock_core::backend::Clock::Suspend, RedisRenewer { servers: Arc::clone(&servers) }, home),
-            holds: Holds::new(BACKEND, Tasks::current()),
+            keeper: Keeper::new(lock_core::backend::Clock::Suspend, renewer, home),
+            holds,
+            replicas,
             servers,
         };
         Ok(Self { core: Arc::new(core) })

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    OwnerId,
+    LockError, OwnerId,
     backend::{RenewOutcome, Renewer},
 };
 use redis::{Cmd, Pipeline, Value};
@@ -12,6 +12,7 @@ use crate::{
     error::Failure,
     keys::Keys,
     link::Connection,
+    replicas::Replicas,
     scripts::{self, millis},
     servers::Servers,
 };
@@ -20,6 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct RedisRenewer {
     pub(crate) servers: Arc<Servers>,
+    /// Who must confirm what was renewed.
+    pub(crate) replicas: Option<Arc<Replicas>>,
 }
 
 /// One lock to keep.
@@ -47,7 +50,23 @@ impl Renewer for RedisRenewer {
             }
         }
         let missing = || RenewOutcome::Failed(Failure::unexpected("no answer to a renewal").into());
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+        let mut outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect();
+        if let Some(replicas) = &self.replicas {
+            confirm(replicas, batch, &mut outcomes).await;
+        }
+        outcomes
+    }
+}
+
+/// What replicas have not confirmed is not renewed. Whoever has the last write has those before.
+async fn confirm(replicas: &Arc<Replicas>, batch: &[Arc<Kept>], outcomes: &mut [RenewOutcome]) {
+    let renewed = |outcome: &RenewOutcome| matches!(outcome, RenewOutcome::Renewed(_));
+    let Some(any) = outcomes.iter().position(renewed) else { return };
+    if let Err(error) = replicas.confirm(&batch[any]).await {
+        tracing::debug!(%error, "renewals are not confirmed");
+        for outcome in outcomes.iter_mut().filter(|outcome| renewed(outcome)) {
+            *outcome = RenewOutcome::Failed(LockError::new(error.kind(), "too few replicas confirmed the renewal"));
+        }
     }
 }
 

@@ -1,0 +1,149 @@
+//! Locks that replicas must confirm, with real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason, RetryAdvice};
+use lock_redis::{RedisLock, RedisLockBuilder};
+use tokio::task::JoinSet;
+
+mod common;
+use common::{Operator, address, builder, name, promptly, renewed, ttl, until};
+
+struct Pair {
+    primary: Server,
+    replica: Server,
+}
+
+impl Pair {
+    async fn start() -> Result<Self, Skip> {
+        let primary = servers::redis(RedisOptions::new().own())?;
+        let (host, port) = (address(&primary).ip().to_string(), address(&primary).port().to_string());
+        let replica = RedisOptions::new().own().with_argument("--replicaof").with_argument(host).with_argument(port);
+        let pair = Self { primary, replica: servers::redis(replica)? };
+        pair.in_step().await;
+        Ok(pair)
+    }
+
+    async fn in_step(&self) {
+        let replica = Operator::of(&self.replica);
+        until("the replica follows", || async { replica.run::<String>(&["INFO", "replication"]).await.contains("master_link_status:up") })
+            .await;
+    }
+
+    /// One confirmation, within a second unless the replica is in trouble.
+    fn builder(&self) -> RedisLockBuilder {
+        builder(address(&self.primary)).with_replicas(1, Duration::from_secs(1))
+    }
+
+    async fn client(&self) -> RedisLock {
+        self.builder().connect().await.unwrap()
+    }
+}
+
+fn assert_unconfirmed(error: &lock_core::LockError) {
+    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later && !error.is_indeterminate(), "{error:?}");
+    assert!(error.to_string().contains("replicas confirmed"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_granted_is_on_the_replica() {
+    let pair = or_skip!(Pair::start().await);
+    let (locks, replica) = (pair.client().await, Operator::of(&pair.replica));
+    for round in 0..50 {
+        let guard = match round % 2 {
+            0 => locks.acquire("a").await.unwrap(),
+            _ => locks.try_acquire("a").await.unwrap().unwrap(),
+        };
+        assert_eq!(replica.get("a").await.as_deref(), Some(guard.owner().as_str().as_bytes()));
+        guard.release().await.unwrap();
+    }
+    let url = format!("{}?replicas=1&replica_timeout=1s", pair.primary.url());
+    RedisLock::connect(&url).await.unwrap().acquire("b").await.unwrap().release().await.unwrap();
+    until("no residue", || async { locks.residue()() == 0 }).await;
+}
+
+#[tokio::test]
+async fn what_no_replica_confirms_is_given_back() {
+    let pair = or_skip!(Pair::start().await);
+    let (locks, operator) = (pair.client().await, Operator::of(&pair.primary));
+    locks.acquire("a").await.unwrap().release().await.unwrap();
+    for frozen in [true, false] {
+        match frozen {
+            true => pair.replica.freeze().unwrap(),
+            false => pair.replica.kill().unwrap(),
+        }
+        assert_unconfirmed(&promptly("an error", locks.acquire("a")).await.unwrap_err());
+        assert_unconfirmed(&promptly("an error", locks.try_acquire("a")).await.unwrap_err());
+        assert_eq!(operator.get("a").await, None);
+        // A wait that was given up half-way blocks nobody else.
+        let _ = tokio::time::timeout(Duration::from_millis(100), locks.acquire("a")).await;
+        until("nothing is left", || async { operator.get("a").await.is_none() && locks.residue()() == 0 }).await;
+        match frozen {
+            true => pair.replica.thaw().unwrap(),
+            false => pair.replica.start().await.unwrap(),
+        }
+        pair.in_step().await;
+        until("it works again", || async { locks.try_acquire("a").await.is_ok_and(|guard| guard.is_some()) }).await;
+        until("it is free", || async { operator.get("a").await.is_none() }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_whose_turn_is_not_confirmed_gives_it_to_the_next() {
+    let pair = or_skip!(Pair::start().await);
+    let locks = pair.client().await;
+    let unconfirmed = builder(address(&pair.primary)).connect().await.unwrap();
+    let held = locks.acquire("a").await.unwrap();
+    let waiting = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("a").await }
+    });
+    let other = tokio::spawn(async move { unconfirmed.acquire("a").await });
+    let operator = Operator::of(&pair.primary);
+    until("both wait", || async { operator.clients().await > 4 && operator.tracked_keys().await > 0 }).await;
+    pair.replica.freeze().unwrap();
+    held.release().await.unwrap();
+    // Whoever of the two comes first.
+    let guard = promptly("who waits for no replica", other).await.unwrap().unwrap();
+    guard.release().await.unwrap();
+    assert_unconfirmed(&promptly("an error", waiting).await.unwrap().unwrap_err());
+    assert_eq!(operator.get("a").await, None);
+}
+
+#[tokio::test]
+async fn a_guard_whose_renewals_are_not_confirmed_is_lost_at_its_deadline() {
+    let pair = or_skip!(Pair::start().await);
+    let locks = pair.client().await;
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(3))).await.unwrap();
+    renewed(&guard).await;
+    pair.replica.freeze().unwrap();
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
+}
+
+#[tokio::test]
+async fn many_tasks_do_not_wait_for_each_others_replicas() {
+    let pair = or_skip!(Pair::start().await);
+    let (locks, operator) = (pair.client().await, Operator::of(&pair.primary));
+    for frozen in [false, true] {
+        if frozen {
+            pair.replica.freeze().unwrap();
+        }
+        let mut tasks = JoinSet::new();
+        for task in 0..200 {
+            let locks = locks.clone();
+            tasks.spawn(async move { locks.acquire(format!("k{task}")).await });
+        }
+        let outcomes = promptly("all", tasks.join_all()).await;
+        for outcome in outcomes {
+            match frozen {
+                true => assert_unconfirmed(&outcome.unwrap_err()),
+                false => outcome.unwrap().release().await.unwrap(),
+            }
+        }
+        until("nothing is left", || async { operator.run::<Vec<String>>(&["KEYS", "k[0-9]*[0-9]"]).await.is_empty() }).await;
+        assert!(operator.clients().await <= 40, "connections are bounded");
+    }
+    until("no residue", || async { locks.residue()() == 0 }).await;
+}
