@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn a_late_grant_helps_where_a_raise_failed() {
         let mut ballot = of_three();
-        (ballot.voted(0, Vote::Granted(7)), ballot.voted(1, Vote::Granted(9)));
+        ballot.voted(0, Vote::Granted(7));
+        ballot.voted(1, Vote::Granted(9));
         ballot.step(at(1));
         ballot.raised(0, None);
         assert_eq!(ballot.step(at(2)), Step::Wait(at(101)), "the third may still answer");
@@ -290,12 +291,14 @@ mod tests {
     #[test]
     fn silence_is_given_up_and_a_suspect_is_not_waited_for() {
         let mut ballot = of_three();
-        (ballot.voted(0, Vote::Granted(1)), ballot.voted(1, Vote::Busy));
+        ballot.voted(0, Vote::Granted(1));
+        ballot.voted(1, Vote::Busy);
         assert_eq!(ballot.step(at(99)), Step::Wait(at(100)));
         assert_eq!(ballot.step(at(100)), Step::Over(Outcome::Busy { split: true }));
 
         let mut ballot = Ballot::new(&[false, false, true], at(0), TTL, LIMIT);
-        (ballot.voted(0, Vote::Granted(1)), ballot.voted(1, Vote::Busy));
+        ballot.voted(0, Vote::Granted(1));
+        ballot.voted(1, Vote::Busy);
         assert_eq!(ballot.step(at(1)), Step::Over(Outcome::Busy { split: true }));
 
         let mut ballot = Ballot::new(&[false, true, true], at(0), TTL, LIMIT);

@@ -121,8 +121,7 @@ impl Stake {
         let mut tally = self.give_back();
         // Without an answer in time, or when the client's runtime has ended, what has come until then counts.
         let _ = tokio::time::timeout(limit, tally.wait_for(enough)).await;
-        let verdict = tally.borrow().verdict();
-        verdict
+        tally.borrow().verdict()
     }
 
     /// Whether some request may yet take effect.
