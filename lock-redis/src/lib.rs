@@ -46,9 +46,24 @@
 //!
 //! Either way a waiter puts up with a minute without a server, or twice the connect timeout if that is longer. Guards whose locks
 //! the new master has stay valid; those whose locks it never received learn of their loss as soon as it is read there. Until
-//! then, or until the deadline, there can be two holders. `WAIT` and `min-replicas-to-write` make that rarer, not impossible. A
+//! then, or until the deadline, there can be two holders. Replicas that confirm (below) and `min-replicas-to-write` make that rarer,
+//! not impossible. A
 //! master that is cut off together with some of its clients serves those until it stops by itself
 //! (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a sentinel: another way to two holders.
+//!
+//! # Replicas that confirm
+//!
+//! With [`with_replicas`](RedisLockBuilder::with_replicas), or `?replicas=1`, an acquisition is granted, and a renewal counts, only
+//! when so many replicas have received it (`WAIT`); else it is given back, and is an error. Each confirmation has a connection to
+//! itself, of which there are 32 at most. So a failover to a replica that confirmed loses no lock that somebody relies on. What is
+//! left: a replica that did not confirm may be promoted, unless *all* must; a replica confirms what it has in memory, and forgets it
+//! when it restarts without having saved it; a partition may leave a master that goes on serving some clients; and releases
+//! are not waited for, so that a lock may come back until its TTL ends. And nobody is granted anything while the replicas are away.
+//!
+//! # A quorum of independent servers
+//!
+//! [`RedisQuorumLock`] (`redis+quorum://`) asks several servers that know nothing of each other for a majority, after the Redlock
+//! algorithm. It says there what that is worth.
 //!
 //! # How a waiter is woken
 //!
@@ -71,7 +86,7 @@
 //! # Access rules
 //!
 //! A restricted user needs `+eval +evalsha +set +get +del +exists +pexpire +pttl +type +hget +hmget +hset +hincrby +time +ping
-//! +client|tracking +hello` on the keys of its locks and their companions, which begin like them, and `+select` for a database
+//! +client|tracking +hello` (and `+wait` for replicas that confirm) on the keys of its locks and their companions, which begin like them, and `+select` for a database
 //! other than 0. With sentinels it needs `+role`; in a cluster `+cluster|slots +asking`. The sentinels' own user needs
 //! `+sentinel|master +subscribe +hello` and the channel `&+switch-master`. Without `client|tracking` waiters poll five times a second, and a
 //! guard learns of its removal at its renewal.

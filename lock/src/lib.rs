@@ -78,7 +78,8 @@
 //! | `redis://host:6379/0` | a server, and which of its databases |
 //! | `redis+sentinel://s1:26379,s2:26379,s3:26379/service/0` | the server that sentinels name as the master of a service |
 //! | `redis+cluster://h1:6379,h2:6379,h3:6379` | a cluster, by some of its servers |
-//! | `rediss://`, `rediss+sentinel://`, `rediss+cluster://` | the same over TLS |
+//! | `redis+quorum://h1:6379,h2:6379,h3:6379/0` | a majority of independent servers (Redlock) |
+//! | `rediss://`, `rediss+sentinel://`, `rediss+cluster://`, `rediss+quorum://` | the same over TLS |
 //!
 //! | parameter | backends | meaning | default |
 //! | --- | --- | --- | --- |
@@ -87,6 +88,7 @@
 //! | `request_timeout=5s` | etcd, redis | for the answer to a request | `6s`, `1s` |
 //! | `poll_interval=2s` | redis | how often a waiter looks although nothing was reported | `2s` |
 //! | `prefix=prod:` | redis | what is put before every name | nothing |
+//! | `replicas=1`, `replica_timeout=1s` | redis, redis+sentinel | how many replicas must confirm a lock, and within which time | none, `1s` |
 //! | `sentinel_username=NAME`, `sentinel_password=SECRET` | redis+sentinel | the sentinels' own credentials | none |
 //! | `tls=true` | etcd | TLS without any of the files below | off for `etcd://` |
 //! | `ca=FILE` | etcd, redis | PEM file of the authority that signs the server's certificate | the system's |
