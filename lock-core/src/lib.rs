@@ -29,6 +29,7 @@
 //! [`backend`]: the clock, the lease and its deadline, the renewal driver, guards, and background release. Then prove it with the
 //! `conformance-tests` crate.
 
+mod acquisition;
 pub mod backend;
 mod capabilities;
 mod error;

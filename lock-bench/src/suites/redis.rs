@@ -43,7 +43,7 @@ pub(crate) async fn suite(options: &Options) -> Result<Suite> {
         groups: groups(),
         holding: Some(HoldingPlan { names: NAMES, parameters: "?ttl=3s", renewal: "evalsha" }),
         passing: None,
-        idling: Some(IdlePlan { parameters: "?ttl=600s" }),
+        idling: Some(IdlePlan { parameters: "?ttl=600s", part: "set" }),
         targets: targets(),
         charts: charts(),
         left_out,

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
+    acquisition::{Acquisition, Registered},
     backend::{Keep, Lease, Tasks},
-    guard::{Acquisition, Registered},
     latch::Latch,
     sync::locked,
 };

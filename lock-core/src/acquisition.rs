@@ -1,0 +1,179 @@
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering, fence},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ErrorKind, FencingToken, GuardState, LockError, LockName, LossReason, OwnerId,
+    backend::{Entry, Holds, Keep, Lease, release_until_definite},
+    latch::{Code, Latch},
+};
+
+/// What a guard, its views and its client share.
+pub(crate) struct Acquisition {
+    pub(crate) backend: &'static str,
+    pub(crate) name: LockName,
+    pub(crate) owner: OwnerId,
+    pub(crate) token: Option<FencingToken>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) keep: Option<Keep>,
+    pub(crate) entry: Arc<dyn Entry>,
+    /// Fires when the acquisition is lost; made when somebody wants to be told.
+    pub(crate) ended: OnceLock<CancellationToken>,
+    pub(crate) end: Latch<GuardState>,
+    /// The store's definite answer to a release, whether the entry was there: nothing is left to remove then.
+    pub(crate) settled: Latch<bool>,
+    /// How many attempts to release have begun.
+    pub(crate) attempts: AtomicUsize,
+    pub(crate) registered: Registered,
+}
+
+/// The guard's place among its client's live guards; see [`crate::backend::Holds`].
+pub(crate) struct Registered {
+    pub(crate) id: usize,
+    pub(crate) holds: Arc<Holds>,
+}
+
+impl Acquisition {
+    pub(crate) fn state(&self) -> GuardState {
+        match (self.end.get(), self.lease.deadline()) {
+            (Some(end), _) => end,
+            (None, Ok(_)) => GuardState::Held,
+            (None, Err(reason)) => self.finish(GuardState::Lost(reason)),
+        }
+    }
+
+    /// Ends the acquisition unless it has ended; returns how it ended.
+    pub(crate) fn finish(&self, end: GuardState) -> GuardState {
+        let end = self.end.set(end);
+        if end != GuardState::Released {
+            fence(Ordering::SeqCst);
+            if let Some(ended) = self.ended.get() {
+                ended.cancel();
+            }
+        }
+        end
+    }
+
+    pub(crate) fn ended(&self) -> &CancellationToken {
+        let ended = self.ended.get_or_init(|| self.lease.ended().child_token());
+        // Either this sees the end, or the end sees the token: see `finish`.
+        fence(Ordering::SeqCst);
+        if matches!(self.end.get(), Some(GuardState::Lost(_))) {
+            ended.cancel();
+        }
+        ended
+    }
+
+    pub(crate) fn stop_renewal(&self) {
+        if let Some(keep) = &self.keep {
+            keep.stop();
+        }
+    }
+
+    pub(crate) fn unregister(&self) {
+        self.registered.holds.forget(self.registered.id);
+    }
+
+    /// Releases the entry unless that is done; says whether it was there.
+    pub(crate) async fn release_entry(&self) -> Result<bool, LockError> {
+        match self.release_entry_now() {
+            Some(held) => Ok(held),
+            None => self.release_entry_in_time().await,
+        }
+    }
+
+    /// The begin of an attempt, and all of it if that needs no waiting.
+    pub(crate) fn release_entry_now(&self) -> Option<bool> {
+        if let Some(held) = self.settled.get() {
+            return Some(held);
+        }
+        self.attempts.fetch_add(1, Ordering::SeqCst);
+        self.entry.release_now().map(|found| self.settle(found))
+    }
+
+    /// The rest of an attempt.
+    pub(crate) async fn release_entry_in_time(&self) -> Result<bool, LockError> {
+        Ok(self.settle(release_until_definite(&*self.entry, &self.lease).await?))
+    }
+
+    fn settle(&self, found: bool) -> bool {
+        // A release and a shutdown may be under way together: what one does not find, the other has removed. Neither
+        // waits for the other, which its caller may have ceased to poll.
+        self.settled.set(found || self.attempts.load(Ordering::SeqCst) > 1)
+    }
+
+    pub(crate) fn release_in_background(self: &Arc<Self>) {
+        let end = match self.state() {
+            GuardState::Held => self.finish(GuardState::Released),
+            ended => ended,
+        };
+        self.stop_renewal();
+        self.unregister();
+        let nothing_left = end == GuardState::Lost(LossReason::Removed) || self.settled.get().is_some();
+        if nothing_left || self.entry.release_now().is_some() {
+            return;
+        }
+        let acquisition = Arc::clone(self);
+        self.registered.holds.tasks().spawn(async move {
+            if let Err(error) = acquisition.release_entry().await {
+                let (backend, name) = (acquisition.backend, &acquisition.name);
+                tracing::warn!(backend, %name, %error, "background release failed, the lock ends with its TTL");
+            }
+        });
+    }
+
+    pub(crate) fn lost_error(&self) -> LockError {
+        match self.state() {
+            GuardState::Lost(reason) => self.loss(reason),
+            GuardState::Held | GuardState::Released => {
+                LockError::new(ErrorKind::Lost, "the guard was released").on(self.backend).of(&self.name)
+            }
+        }
+    }
+
+    pub(crate) fn loss(&self, reason: LossReason) -> LockError {
+        LockError::new(ErrorKind::Lost, reason.to_string()).on(self.backend).of(&self.name)
+    }
+}
+
+impl Acquisition {
+    pub(crate) fn describe(&self, mut f: fmt::DebugStruct<'_, '_>) -> fmt::Result {
+        f.field("backend", &self.backend)
+            .field("name", &self.name)
+            .field("owner", &self.owner)
+            .field("token", &self.token)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Code for GuardState {
+    fn code(self) -> u8 {
+        match self {
+            Self::Held => 1,
+            Self::Released => 2,
+            Self::Lost(LossReason::Expired) => 3,
+            Self::Lost(LossReason::Removed) => 4,
+            Self::Lost(LossReason::MaxHold) => 5,
+            Self::Lost(LossReason::Shutdown) => 6,
+        }
+    }
+
+    fn decode(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => return None,
+            1 => Self::Held,
+            2 => Self::Released,
+            3 => Self::Lost(LossReason::Expired),
+            4 => Self::Lost(LossReason::Removed),
+            5 => Self::Lost(LossReason::MaxHold),
+            _ => Self::Lost(LossReason::Shutdown),
+        })
+    }
+}
