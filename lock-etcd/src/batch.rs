@@ -7,7 +7,10 @@ use std::{
 
 use etcd_client::{Compare, Error as EtcdError, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::backend::Tasks;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use crate::error::Failure;
 
@@ -75,9 +78,14 @@ pub(crate) struct Answer {
 struct Job {
     request: Request,
     kv: KvClient,
+    /// Until then it goes with others, and not alone.
+    due: Instant,
     answer: oneshot::Sender<Result<Answer, EtcdError>>,
 }
 
+/// How long a new entry of a lock that other tasks of the client want as well waits for one of their releases, to go with it.
+/// Its turn comes after theirs.
+const PATIENCE: Duration = Duration::from_millis(1);
 /// Transactions in one, of at most two operations each; etcd takes 128 operations by default.
 const MOST: usize = 32;
 /// Requests on their way at the same time: with more, they would rarely meet.
@@ -99,10 +107,16 @@ impl Batches {
         if let Some(_direct) = self.direct(&request) {
             return alone(kv, request).await;
         }
-        let (answer, answered) = oneshot::channel();
-        self.state().queue.push_back(Job { request, kv, answer });
+        let (answer, mut answered) = oneshot::channel();
+        let patience = if request.expects_others && request.company != Company::Any { PATIENCE } else { Duration::ZERO };
+        self.state().queue.push_back(Job { request, kv, due: Instant::now() + patience, answer });
+        if !patience.is_zero()
+            && let Ok(answer) = timeout(patience, &mut answered).await
+        {
+            return answer.unwrap_or_else(|_| Err(no_answer()));
+        }
         self.start_sender();
-        answered.await.unwrap_or_else(|_| Err(EtcdError::Internal("no answer in time".into())))
+        answered.await.unwrap_or_else(|_| Err(no_answer()))
     }
 
     /// A transaction that will hardly meet another needs no sender.
@@ -163,6 +177,10 @@ impl State {
     fn take(&mut self) -> Vec<Job> {
         let (mut removals, mut creations, mut rest) = (Vec::new(), Vec::new(), VecDeque::new());
         let mut prefixes = HashSet::new();
+        let now = Instant::now();
+        if self.queue.iter().all(|job| job.due > now) {
+            return removals;
+        }
         while let Some(job) = self.queue.pop_front() {
             if job.answer.is_closed() {
                 continue;
@@ -211,13 +229,17 @@ fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
 }
 
 async fn each_alone(batch: Vec<Job>) {
-    let each = batch.into_iter().map(|Job { request, kv, answer }| async move { drop(answer.send(alone(kv, request).await)) });
+    let each = batch.into_iter().map(|Job { request, kv, answer, .. }| async move { drop(answer.send(alone(kv, request).await)) });
     futures_util::future::join_all(each).await;
 }
 
 async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
     Ok(Answer { succeeded: response.succeeded(), revision: revision(&response), responses: response.op_responses() })
+}
+
+fn no_answer() -> EtcdError {
+    EtcdError::Internal("no answer in time".into())
 }
 
 fn copy(error: &EtcdError) -> EtcdError {
@@ -242,15 +264,16 @@ impl fmt::Debug for Batches {
 mod tests {
     use super::*;
 
-    /// The state with these jobs: `-` for a removal, else the prefix below which an entry is made.
+    /// The state with these jobs: `-` for a removal, else the prefix below which an entry is made; lower case if it can wait.
     async fn queued(kv: &KvClient, jobs: &[&str]) -> (State, Vec<oneshot::Receiver<Result<Answer, EtcdError>>>) {
         let mut state = State::default();
         let waiting = jobs.iter().map(|creates| {
             let (answer, answered) = oneshot::channel();
+            let due = Instant::now() + if creates.contains(char::is_lowercase) { PATIENCE } else { Duration::ZERO };
             let company = if *creates == "-" { Company::Any } else { Company::OnePerPrefix((*creates).to_owned()) };
             let when = Compare::create_revision("k", etcd_client::CompareOp::Equal, 0);
             let request = Request { when, then: Vec::new(), otherwise: Vec::new(), company, expects_others: true };
-            state.queue.push_back(Job { request, kv: kv.clone(), answer });
+            state.queue.push_back(Job { request, kv: kv.clone(), due, answer });
             answered
         });
         let waiting = waiting.collect();
@@ -271,11 +294,22 @@ mod tests {
 
     #[tokio::test]
     async fn removals_go_first_and_one_entry_of_each_lock() {
-        let (mut state, _waiting) = queued(&unconnected().await, &["a/", "-", "a/", "b/", "-", "a/"]).await;
-        assert_eq!(kinds(&state.take()), ["-", "-", "a/", "b/"]);
-        assert_eq!(kinds(&state.take()), ["a/"]);
-        assert_eq!(kinds(&state.take()), ["a/"]);
+        let (mut state, _waiting) = queued(&unconnected().await, &["A/", "-", "A/", "B/", "-", "A/"]).await;
+        assert_eq!(kinds(&state.take()), ["-", "-", "A/", "B/"]);
+        assert_eq!(kinds(&state.take()), ["A/"]);
+        assert_eq!(kinds(&state.take()), ["A/"]);
         assert!(state.take().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_wait_goes_with_others_or_when_it_is_due() {
+        let kv = unconnected().await;
+        let (mut state, _waiting) = queued(&kv, &["a/", "-"]).await;
+        assert_eq!(kinds(&state.take()), ["-", "a/"]);
+        let (mut state, _waiting) = queued(&kv, &["a/"]).await;
+        assert!(state.take().is_empty());
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(kinds(&state.take()), ["a/"]);
     }
 
     #[tokio::test]
