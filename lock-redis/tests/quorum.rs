@@ -84,6 +84,24 @@ async fn a_dead_minority_is_not_noticed() {
 }
 
 #[tokio::test]
+async fn a_url_is_opened_and_needs_a_majority() {
+    let servers = or_skip!(three());
+    let endpoints: Vec<_> = servers.iter().map(Server::endpoint).collect();
+    let url = format!("redis+quorum://{}?connect_timeout=2s&prefix=prod:", endpoints.join(","));
+    let registry = lock_core::Registry::new().with(lock_redis::RedisQuorumConnector);
+    assert_eq!(registry.capabilities("redis+quorum").unwrap().backend, "redis+quorum");
+    let locks = registry.connect(&url).await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    until("all have granted", || async { holders(&servers, "prod:a").await == 3 }).await;
+    guard.release().await.unwrap();
+    servers[0].kill().unwrap();
+    registry.connect(&url).await.unwrap();
+    servers[1].kill().unwrap();
+    let error = promptly("an error", registry.connect(&url)).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("2 of 3"), "{error}");
+}
+
+#[tokio::test]
 async fn a_frozen_minority_is_not_waited_for() {
     let servers = or_skip!(three());
     client(&servers).await;
@@ -113,6 +131,22 @@ async fn a_frozen_majority_is_an_error_and_loses_guards_at_their_deadline() {
     let error = locks.try_acquire("c").await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later && error.is_indeterminate(), "{error:?}");
     assert!(error.to_string().contains("2 of 3"), "{error}");
+    // Who waits puts up with it for twice the connect timeout, alone or in a line.
+    let impatient = builder(&servers).with_connect_timeout(Duration::from_millis(500)).with_poll_interval(Duration::from_millis(300));
+    servers[0].thaw().unwrap();
+    let impatient = impatient.with_request_timeout(Duration::from_millis(300)).connect().await.unwrap();
+    let held = impatient.acquire("e").await.unwrap();
+    let waiting = tokio::spawn({
+        let impatient = impatient.clone();
+        async move { impatient.acquire("e").await }
+    });
+    until("it watches", || async { Operator::of(&servers[0]).tracked_keys().await > 0 }).await;
+    servers[0].freeze().unwrap();
+    let error = promptly("an error", impatient.acquire("f")).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later, "{error:?}");
+    let error = promptly("an error", waiting).await.unwrap().unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later, "{error:?}");
+    drop(held);
     assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
     assert_eq!(other.state(), GuardState::Held);
     servers[0].thaw().unwrap();

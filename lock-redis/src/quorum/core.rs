@@ -109,7 +109,7 @@ impl Core {
                     }
                 } else {
                     let look = waiting.look(&self.members).await;
-                    if look.failures.len() < self.members.majority().blocking() {
+                    if look.answered >= self.members.majority().needed() {
                         trouble = Trouble::new();
                         if !waiting.is_worth_a_try() {
                             splits = Backoff::after_splits();

@@ -50,7 +50,9 @@ pub(crate) struct Look {
     pub(crate) ends_in: Option<Duration>,
     /// Some server cannot report changes.
     pub(crate) blind: bool,
-    /// Those that could not be looked at.
+    /// How many could be looked at.
+    pub(crate) answered: usize,
+    /// Those that could not.
     pub(crate) failures: Vec<(usize, Failure)>,
 }
 
@@ -121,19 +123,20 @@ impl<'a> Waiting<'a> {
     pub(crate) async fn look(&self, members: &Members) -> Look {
         locked(&self.sights.known).insert(Arc::clone(&self.key), Sight::new(self.sights.majority));
         let mut answers = members.ask(|member| look_at(member, Arc::clone(&self.key)));
-        let (mut blind, mut unanswered) = (false, members.suspects().iter().map(|suspect| !suspect).collect::<Vec<_>>());
+        let (mut blind, mut answered, mut unanswered) = (false, 0, members.worth_waiting_for());
         while unanswered.contains(&true)
             && let Some((server, seen)) = answers.next().await
         {
             unanswered[server] = false;
             if let Some(seen) = seen {
                 blind |= seen.blind;
+                answered += 1;
                 self.update(|sight| sight.seen(server, CLOCK.now(), seen.held));
             }
         }
         self.update(Sight::complete);
         let ends = locked(&self.sights.known).get(&self.key).and_then(Sight::ends);
-        Look { ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())), blind, failures: answers.failures }
+        Look { ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())), blind, answered, failures: answers.failures }
     }
 
     fn update(&self, update: impl FnOnce(&mut Sight)) {

@@ -88,6 +88,13 @@ impl Members {
         self.all.iter().map(|member| member.is_suspect()).collect()
     }
 
+    /// Which to wait for: all, but for a minority that has not answered lately.
+    pub(crate) fn worth_waiting_for(&self) -> Vec<bool> {
+        let suspects = self.suspects();
+        let many = suspects.iter().filter(|suspect| **suspect).count() >= self.majority().blocking();
+        suspects.into_iter().map(|suspect| many || !suspect).collect()
+    }
+
     /// Asks all at once. What has been asked goes on to its end, although the answers are not waited for.
     pub(crate) fn ask<T, F>(&self, ask: impl Fn(Arc<Member>) -> F) -> Answers<T>
     where
