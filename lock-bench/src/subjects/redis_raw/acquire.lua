@@ -11,7 +11,7 @@ end
 if not token then
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
-  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), now)
+  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), tonumber(ARGV[6]) or now)
   token = string.format('%.0f', number)
   redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1], 'since', string.format('%.0f', now), 'metadata', ARGV[4])
 end
