@@ -121,7 +121,10 @@ async fn a_replica_that_was_not_in_step_grants_a_lock_twice_and_the_first_holder
     let (locks, other) = (client(&servers).await, client(&servers).await);
     assert_eq!(lock_redis::capabilities().consistency, lock_core::Consistency::BestEffort);
     locks.acquire("a").await.unwrap().release().await.unwrap();
-    let () = operator(&servers, 1).run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let replica = operator(&servers, 1);
+    until("the replica has the release", || async { replica.companion("a", "token").await.is_some() && replica.get("a").await.is_none() })
+        .await;
+    let () = replica.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let guard = locks.acquire("a").await.unwrap();
     let watching = other.acquire("b").await.unwrap();
     servers.kill(0).unwrap();
