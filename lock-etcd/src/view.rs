@@ -56,12 +56,39 @@ struct State {
     follows: bool,
     /// Whether that watch is to report creations as well.
     creations: bool,
+    /// When to read the queue because that watch may tell late.
+    suspicion: Option<Suspicion>,
     /// When the last waiter left.
     idle_since: Option<Instant>,
     /// The queue is long, and not with waiters of this process: not worth watching when nobody waits here.
     crowded: bool,
     /// Refused by the server: new waiters get the error, and the view closes.
     refused: Option<LockError>,
+}
+
+/// A new watch may tell late: etcd looks up the revision from which "from now on" counts before it registers the watch, and
+/// when something is written in between, the watch is served from a loop with a period of 100 ms. The first event dispels it.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    read_at: Instant,
+    pause: Duration,
+}
+
+/// A few times as long as a release takes to be told.
+const FIRST_SUSPICION: Duration = Duration::from_millis(8);
+/// 8, 24, 56 and 120 ms after the opening the loop has been round.
+const LAST_SUSPICION: Duration = Duration::from_millis(64);
+
+impl Suspicion {
+    fn of_a_new_watch() -> Self {
+        Self { read_at: Instant::now() + FIRST_SUSPICION, pause: FIRST_SUSPICION }
+    }
+
+    /// After the queue has been read.
+    fn next(self) -> Option<Self> {
+        let pause = self.pause * 2;
+        (pause <= LAST_SUSPICION).then(|| Self { read_at: self.read_at + pause, pause })
+    }
 }
 
 /// What a new waiter knows of the queue.
@@ -280,18 +307,20 @@ impl View {
 
     fn needs_read(&self, read_at: Instant) -> bool {
         let state = self.state();
-        state.queue.needs_snapshot() || !state.waiters.is_empty() && read_at.elapsed() >= BACKSTOP
+        state.queue.needs_snapshot() || !state.waiters.is_empty() && state.read_due(read_at) <= Instant::now()
     }
 
     /// When to look for idleness or for the backstop read.
     fn look_again(&self, read_at: Instant) -> Instant {
-        match self.state().idle_since {
+        let state = self.state();
+        match state.idle_since {
             Some(since) => since + LINGER,
-            None => read_at + BACKSTOP,
+            None => state.read_due(read_at),
         }
     }
 
     async fn read(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let asked = Instant::now();
         let answer = cluster
             .call(|client| {
                 let mut kv = client.kv_client();
@@ -301,6 +330,8 @@ impl View {
             .await?;
         let revision = answer.header().map_or(0, ResponseHeader::revision);
         let mut state = self.state();
+        state.suspicion =
+            state.suspicion.filter(|suspicion| suspicion.read_at > asked).or_else(|| state.suspicion.and_then(Suspicion::next));
         let snapshot = self.prefix.snapshot(answer.kvs(), revision);
         if state.crowded {
             let ahead = state.queue.ahead(&snapshot);
@@ -339,6 +370,12 @@ impl State {
         }
     }
 
+    /// When to read the queue although the watch is open, for whoever waits.
+    fn read_due(&self, read_at: Instant) -> Instant {
+        let backstop = read_at + BACKSTOP;
+        self.suspicion.map_or(backstop, |suspicion| suspicion.read_at.min(backstop))
+    }
+
     fn wants_creations(&self) -> bool {
         !self.creations && self.crowded && self.queue.waiting() >= MANY
     }
@@ -346,7 +383,7 @@ impl State {
     fn change_watch(&mut self) -> (u64, bool) {
         self.creations = self.wants_creations();
         self.watch += 1;
-        self.follows = true;
+        (self.follows, self.suspicion) = (true, None);
         self.queue.interrupted();
         (self.watch, self.creations)
     }

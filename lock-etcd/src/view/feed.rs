@@ -2,7 +2,7 @@ use std::sync::{Arc, MutexGuard};
 
 use lock_core::LockError;
 
-use super::{State, View};
+use super::{State, Suspicion, View};
 use crate::{
     queue::Change,
     watch::{Event, Sink},
@@ -26,6 +26,7 @@ impl Sink for Feed {
     fn opened(&self, revision: i64) {
         if let Some(mut state) = self.state() {
             state.queue.opened(revision, self.creations);
+            state.suspicion = Some(Suspicion::of_a_new_watch());
         }
         self.view.wake.notify_one();
     }
@@ -33,6 +34,7 @@ impl Sink for Feed {
     fn events(&self, revision: i64, events: Vec<Event>) {
         let changes = events.into_iter().filter(|event| self.view.prefix.has_entry(&event.key)).map(change).collect();
         let Some(mut state) = self.state() else { return };
+        state.suspicion = None;
         let verdicts = state.queue.changes(revision, changes);
         let any = !verdicts.is_empty();
         state.settle(verdicts);
@@ -45,6 +47,7 @@ impl Sink for Feed {
     fn interrupted(&self) {
         if let Some(mut state) = self.state() {
             state.queue.interrupted();
+            state.suspicion = None;
         }
     }
 
