@@ -92,6 +92,7 @@
 //! guard learns of its removal at its renewal.
 
 mod address;
+mod believed;
 mod builder;
 mod capabilities;
 mod claim;

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     address::Address,
+    believed::{Believed, Report, Round, telling},
     error::Failure,
     link::{Connection, Shared},
     sync::locked,
@@ -30,18 +31,10 @@ pub(crate) struct Sentinels {
     servers: ConnectionInfo,
     /// For the answer of one sentinel, its connection included.
     limit: Duration,
-    master: watch::Sender<Option<Arc<Address>>>,
+    master: watch::Sender<Option<Believed>>,
     links: Mutex<Vec<Weak<Shared>>>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
-}
-
-/// What one sentinel says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Report {
-    /// Grows with every failover that was agreed upon.
-    epoch: u64,
-    master: Address,
 }
 
 /// How long to wait for the other sentinels when most have answered.
@@ -68,12 +61,17 @@ impl Sentinels {
         server.with_settings_of(&self.servers)
     }
 
-    /// Asks all sentinels, and believes the one that knows of the latest failover.
+    /// Asks all sentinels, and tells which master is believed now: not that of a report which is older than what is known.
     pub(crate) async fn find_master(&self) -> Result<Arc<Address>, Failure> {
-        let reports = self.ask_all().await;
-        let master = Arc::new(latest(reports)?);
-        self.set_master(&master);
-        Ok(master)
+        let began = Instant::now();
+        let (mut reports, mut failures) = (Vec::new(), Vec::new());
+        for report in self.ask_all().await {
+            match report {
+                Ok(report) => reports.push(report),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        self.consider(&Round { began, ended: Instant::now(), sentinels: self.sentinels.len(), reports }).ok_or_else(|| telling(failures))
     }
 
     /// Fails unless the server takes itself for a master: one that was demoted, or is to be, may be named for a while.
@@ -88,12 +86,12 @@ impl Sentinels {
     }
 
     pub(crate) fn is_master(&self, address: &Address) -> bool {
-        self.master.borrow().as_deref() == Some(address)
+        is(self.master.borrow().as_ref(), address)
     }
 
     pub(crate) async fn until_not(&self, address: &Address) {
         // Its sender is in `self`.
-        let _ = self.master.subscribe().wait_for(|master| master.as_deref() != Some(address)).await;
+        let _ = self.master.subscribe().wait_for(|known| !is(known.as_ref(), address)).await;
     }
 
     pub(crate) fn register(&self, link: Weak<Shared>) {
@@ -115,17 +113,16 @@ impl Sentinels {
         self.stop.cancel();
     }
 
-    fn set_master(&self, master: &Arc<Address>) {
-        let changed = self.master.send_if_modified(|known| {
-            let is_news = known.as_ref() != Some(master);
-            *known = Some(Arc::clone(master));
-            is_news
-        });
+    /// The master after a round, if any sentinel named one in it.
+    fn consider(&self, round: &Round) -> Option<Arc<Address>> {
+        let changed = self.master.send_if_modified(|known| Believed::consider(known, round));
+        let master = self.master.borrow().as_ref().map(|known| Arc::clone(&known.master))?;
         if changed {
             tracing::debug!(service = self.service, %master, "the sentinels name another master");
             let links: Vec<_> = locked(&self.links).iter().filter_map(Weak::upgrade).collect();
             links.iter().for_each(|link| link.recheck());
         }
+        (!round.reports.is_empty()).then_some(master)
     }
 
     async fn ask_all(&self) -> Vec<Result<Report, Failure>> {
@@ -161,24 +158,13 @@ impl fmt::Display for Sentinels {
 
 impl fmt::Debug for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let master = self.master.borrow().as_ref().map(ToString::to_string);
+        let master = self.master.borrow().as_ref().map(|known| known.master.to_string());
         f.debug_struct("Sentinels").field("service", &self.service).field("master", &master).finish_non_exhaustive()
     }
 }
 
-/// The most recent report, else the failure that says most.
-fn latest(reports: Vec<Result<Report, Failure>>) -> Result<Address, Failure> {
-    let (mut best, mut failure): (Option<Report>, Option<Failure>) = (None, None);
-    for report in reports {
-        match report {
-            Ok(report) if best.as_ref().is_none_or(|best| report.epoch > best.epoch) => best = Some(report),
-            Ok(_) => {}
-            Err(other) if failure.as_ref().is_none_or(|failure| !failure.is_refusal()) => failure = Some(other),
-            Err(_) => {}
-        }
-    }
-    let timed_out = || Failure::unsent(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    best.map(|best| best.master).ok_or_else(|| failure.unwrap_or_else(timed_out))
+fn is(known: Option<&Believed>, address: &Address) -> bool {
+    known.is_some_and(|known| *known.master == *address)
 }
 
 async fn ask(sentinel: ConnectionInfo, service: String, limit: Duration) -> Result<Report, Failure> {
@@ -196,8 +182,10 @@ async fn ask(sentinel: ConnectionInfo, service: String, limit: Duration) -> Resu
 fn parse(answer: HashMap<String, String>) -> Result<Report, Failure> {
     let report = || {
         let port = answer.get("port")?.parse().ok()?;
-        let epoch = answer.get("config-epoch")?.parse().ok()?;
-        Some(Report { epoch, master: Address::new(answer.get("ip")?, port) })
+        let epoch: u64 = answer.get("config-epoch")?.parse().ok()?;
+        // Who directs a failover counts it while still naming the old master.
+        let is_between = answer.get("flags").is_some_and(|flags| flags.split(',').any(|flag| flag == "failover_in_progress"));
+        Some(Report { epoch: epoch.saturating_sub(u64::from(is_between)), master: Address::new(answer.get("ip")?, port) })
     };
     report().ok_or_else(|| Failure::unexpected("no address in answer to SENTINEL MASTER").without_effect())
 }
@@ -252,33 +240,13 @@ fn names(message: &str, service: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn report(epoch: u64, host: &str) -> Result<Report, Failure> {
-        Ok(Report { epoch, master: Address::new(host, 1) })
-    }
-
-    fn failure(code: &str) -> Result<Report, Failure> {
-        Err(Failure::unsent(redis::make_extension_error(code.into(), Some("x".into()))))
-    }
-
-    #[test]
-    fn the_latest_failover_counts_and_not_how_many_know_of_it() {
-        let host = |reports| latest(reports).unwrap().host;
-        assert_eq!(host(vec![report(4, "old"), report(5, "new"), report(4, "old")]), "new");
-        assert_eq!(host(vec![failure("NOAUTH"), report(0, "first")]), "first");
-    }
-
-    #[test]
-    fn without_an_answer_the_refusal_is_told() {
-        let kind = |reports| latest(reports).unwrap_err().kind();
-        assert_eq!(kind(vec![failure("LOADING"), failure("NOAUTH"), failure("LOADING")]), lock_core::ErrorKind::PermissionDenied);
-        assert_eq!(kind(vec![]), lock_core::ErrorKind::Unavailable);
-    }
-
     #[test]
     fn what_a_sentinel_says_is_read() {
         let said = |pairs: &[(&str, &str)]| parse(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
         let whole = said(&[("name", "s"), ("ip", "10.0.0.1"), ("port", "6379"), ("config-epoch", "7")]);
         assert_eq!(whole.unwrap(), Report { epoch: 7, master: Address::new("10.0.0.1", 6379) });
+        let pairs = [("flags", "master,o_down,failover_in_progress"), ("ip", "10.0.0.1"), ("port", "6379"), ("config-epoch", "7")];
+        assert_eq!(said(&pairs).unwrap().epoch, 6, "the old master's");
         assert!(said(&[("ip", "10.0.0.1"), ("config-epoch", "7")]).is_err());
         assert!(names("prod 10.0.0.1 1 10.0.0.2 1", "prod") && !names("prod2 10.0.0.1 1 10.0.0.2 1", "prod"));
     }
