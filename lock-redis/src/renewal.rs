@@ -58,14 +58,23 @@ impl Renewer for RedisRenewer {
     }
 }
 
-/// What replicas have not confirmed is not renewed. Whoever has the last write has those before.
+/// What replicas have not confirmed is not renewed. They are all renewed once more on the way, for it may lead to another server.
 async fn confirm(replicas: &Arc<Replicas>, batch: &[Arc<Kept>], outcomes: &mut [RenewOutcome]) {
-    let renewed = |outcome: &RenewOutcome| matches!(outcome, RenewOutcome::Renewed(_));
-    let Some(any) = outcomes.iter().position(renewed) else { return };
-    if let Err(error) = replicas.confirm(&batch[any]).await {
-        tracing::debug!(%error, "renewals are not confirmed");
-        for outcome in outcomes.iter_mut().filter(|outcome| renewed(outcome)) {
-            *outcome = RenewOutcome::Failed(LockError::new(error.kind(), "too few replicas confirmed the renewal"));
+    let renewed: Vec<_> = (0..batch.len()).filter(|at| matches!(outcomes[*at], RenewOutcome::Renewed(_))).collect();
+    if renewed.is_empty() {
+        return;
+    }
+    match replicas.confirm_all(renewed.iter().map(|at| Arc::clone(&batch[*at])).collect()).await {
+        Ok(answers) => {
+            for (at, answer) in renewed.into_iter().zip(answers) {
+                outcomes[at] = outcome(&batch[at], answer);
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%error, "renewals are not confirmed");
+            for at in renewed {
+                outcomes[at] = RenewOutcome::Failed(LockError::new(error.kind(), "too few replicas confirmed the renewal"));
+            }
         }
     }
 }

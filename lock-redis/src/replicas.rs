@@ -11,17 +11,17 @@ use tokio::sync::Semaphore;
 use crate::{
     error::Failure,
     link::Link,
-    renewal::Kept,
-    scripts::{self, millis},
+    renewal::{Kept, renew_all},
+    scripts::millis,
     sync::locked,
 };
 
 /// Has replicas confirm what was written, before anybody relies on it.
 ///
 /// `WAIT` counts the replicas that have all that its own connection wrote, and blocks that connection until they are enough or
-/// its time is up. So each confirmation has a connection to itself: it first renews the lock there, a write that comes after
+/// its time is up. So each confirmation has a connection to itself: it first renews the locks there, writes that come after
 /// everything that is to be confirmed, and then waits. Replicas receive the writes of a server in one order, whoever made
-/// them.
+/// them; but the connection may lead to another server than the one before, which has not all of the locks.
 pub(crate) struct Replicas {
     asked: Asked,
     /// Makes connections to the same server.
@@ -39,6 +39,9 @@ pub(crate) struct Asked {
     pub(crate) timeout: Duration,
 }
 
+/// What a server said to the renewal of one lock.
+type Renewed = Result<Value, Failure>;
+
 /// Most connections for confirmations; those that find none free wait for one, within their time.
 const MAX_CONNECTIONS: usize = 32;
 
@@ -54,12 +57,21 @@ impl Replicas {
     ///
     /// It goes on in the background, for its connection is of no use to others until then.
     pub(crate) async fn confirm(self: &Arc<Self>, kept: &Arc<Kept>) -> Result<(), LockError> {
-        let (this, kept) = (Arc::clone(self), Arc::clone(kept));
-        self.tasks.finish(async move { this.confirm_now(&kept).await }).await
+        match self.confirm_all(vec![Arc::clone(kept)]).await?.pop() {
+            Some(Ok(Value::Int(1))) => Ok(()),
+            Some(Err(failure)) => Err(failure.into()),
+            _ => Err(LockError::new(ErrorKind::Unavailable, "the lock was gone before any replica confirmed it")),
+        }
     }
 
-    async fn confirm_now(&self, kept: &Kept) -> Result<(), LockError> {
-        let limit = self.asked.timeout.min(kept.ttl / 3);
+    /// The same for a batch: what renewing each of them said, of which replicas then have the outcome.
+    pub(crate) async fn confirm_all(self: &Arc<Self>, batch: Vec<Arc<Kept>>) -> Result<Vec<Renewed>, LockError> {
+        let this = Arc::clone(self);
+        self.tasks.finish(async move { this.confirm_now(&batch).await }).await
+    }
+
+    async fn confirm_now(&self, batch: &[Arc<Kept>]) -> Result<Vec<Renewed>, LockError> {
+        let limit = batch.iter().map(|kept| kept.ttl / 3).fold(self.asked.timeout, Duration::min);
         let Ok(permit) = tokio::time::timeout(limit, self.permits.acquire()).await else {
             return Err(LockError::new(
                 ErrorKind::Unavailable,
@@ -69,32 +81,26 @@ impl Replicas {
         let idle = locked(&self.idle).pop();
         let link = idle.unwrap_or_else(|| self.like.another(self.asked.timeout + self.response));
         // A connection that is still blocked is given up.
-        let confirmed = tokio::time::timeout(limit + self.response, wait_on(&link, kept, self.asked.replicas, limit)).await;
+        let confirmed = tokio::time::timeout(limit + self.response, wait_on(&link, batch, self.asked.replicas, limit)).await;
         if confirmed.is_ok() {
             locked(&self.idle).push(link);
         }
         drop(permit);
-        let confirmed = confirmed.unwrap_or_else(|_| Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))))?;
+        let (renewed, confirmed) = confirmed.unwrap_or_else(|_| Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))))?;
         if confirmed >= self.asked.replicas {
-            return Ok(());
+            return Ok(renewed);
         }
         let needed = self.asked.replicas;
         Err(LockError::new(ErrorKind::Unavailable, format!("{confirmed} of {needed} replicas confirmed the lock within {limit:?}")))
     }
 }
 
-/// How many replicas have the lock.
-async fn wait_on(link: &Link, kept: &Kept, replicas: u32, limit: Duration) -> Result<u32, Failure> {
+/// What renewing the locks said, and how many replicas have the outcome.
+async fn wait_on(link: &Link, batch: &[Arc<Kept>], replicas: u32, limit: Duration) -> Result<(Vec<Renewed>, u32), Failure> {
     let connection = link.connection().await?;
-    let renewed = connection.run_script(&scripts::RENEW, &kept.keys, |command| {
-        command.arg(kept.owner.as_str()).arg(millis(kept.ttl)).arg(scripts::companion_ttl(kept.ttl));
-    });
-    if renewed.await? != Value::Int(1) {
-        // Gone in the meantime: nobody has it.
-        return Ok(0);
-    }
+    let renewed = renew_all(&connection, batch).await?;
     match connection.run(redis::cmd("WAIT").arg(replicas).arg(millis(limit))).await.map_err(Failure::without_effect)? {
-        Value::Int(confirmed) => Ok(u32::try_from(confirmed).unwrap_or_default()),
+        Value::Int(confirmed) => Ok((renewed, u32::try_from(confirmed).unwrap_or_default())),
         _ => Err(Failure::unexpected("no number in answer to WAIT").without_effect()),
     }
 }
