@@ -182,7 +182,11 @@ impl Trace {
         };
         tell(Voted { server, vote, failure });
         if !pending.is_empty() {
-            self.over.cancelled().await;
+            // A lost guard that somebody keeps does not end by a shutdown.
+            tokio::select! {
+                () = self.over.cancelled() => {}
+                () = self.closing.cancelled() => {}
+            }
             self.undo(member, &pending).await;
         }
     }
