@@ -190,9 +190,10 @@ fn parse(answer: HashMap<String, String>) -> Result<Report, Failure> {
     report().ok_or_else(|| Failure::unexpected("no address in answer to SENTINEL MASTER").without_effect())
 }
 
-/// Subscribes to one sentinel after the other, and looks for the master whenever there may be another one.
+/// Subscribes to one sentinel after the other, and looks for the master whenever there may be another one; from time to time
+/// also while none lets it subscribe.
 async fn follow(sentinels: Weak<Sentinels>) {
-    let mut at = 0;
+    let (mut at, mut looked) = (0, Instant::now());
     loop {
         let Some((subscribing, service)) = sentinels.upgrade().map(|sentinels| {
             let sentinel = sentinels.sentinels[at % sentinels.sentinels.len()].clone();
@@ -203,25 +204,33 @@ async fn follow(sentinels: Weak<Sentinels>) {
         if let Ok(Ok(subscription)) = subscribing.await {
             let mut messages = subscription.into_on_message();
             // What was published before is not repeated.
-            let mut look = true;
+            let mut is_due = true;
             loop {
-                if look {
-                    let Some(sentinels) = sentinels.upgrade() else { return };
-                    if let Err(failure) = sentinels.find_master().await {
-                        tracing::debug!(?failure, "the sentinels cannot be asked at the moment");
-                    }
+                if is_due {
+                    look(&sentinels).await;
+                    looked = Instant::now();
                 }
-                look = tokio::select! {
+                is_due = tokio::select! {
                     message = messages.next() => match message {
                         Some(message) => names(&message.get_payload::<String>().unwrap_or_default(), &service),
                         None => break,
                     },
-                    () = sleep(RECHECK) => true,
+                    () = sleep_until(looked + RECHECK) => true,
                 };
             }
+        } else if looked.elapsed() >= RECHECK {
+            look(&sentinels).await;
+            looked = Instant::now();
         }
         at += 1;
         sleep(PAUSE).await;
+    }
+}
+
+async fn look(sentinels: &Weak<Sentinels>) {
+    let Some(sentinels) = sentinels.upgrade() else { return };
+    if let Err(failure) = sentinels.find_master().await {
+        tracing::debug!(?failure, "the sentinels cannot be asked at the moment");
     }
 }
 
