@@ -106,7 +106,9 @@ impl Claim {
     /// Gives back what `connection` brought, because replicas did not confirm it.
     pub(crate) async fn give_back(mut self, cause: LockError, connection: &Connection) -> LockError {
         let noted = self.terms.metadata.is_some();
-        if entry::release(connection, &self.keys, &self.owner, noted).await.is_ok() {
+        let released = entry::release(connection, &self.keys, &self.owner, noted).await.is_ok();
+        // A server that has taken over since may have got the lock from this one: the undo goes there as well.
+        if released && connection.leads_to_who_is_in_charge() {
             self.pending.retain(|pending| !pending.is(connection));
         }
         let error = LockError::new(cause.kind(), format!("the lock was given back, for too few replicas confirmed it: {cause}"));

@@ -117,6 +117,11 @@ impl Connection {
         Self { asking: true, ..self }
     }
 
+    /// Whether requests go to the same server now: what it did before counts there.
+    pub(crate) fn leads_to_who_is_in_charge(&self) -> bool {
+        self.link.upgrade().is_some_and(|link| link.is_in_charge(self))
+    }
+
     /// Whether both are the same connection.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.health, &other.health)

@@ -236,12 +236,17 @@ impl Shared {
     }
 
     fn is_usable(&self, connection: &Connection) -> bool {
-        !connection.health.is_silent(self.timeouts.response) && self.upstream.is_in_charge(connection.address.as_deref())
+        !connection.health.is_silent(self.timeouts.response) && self.is_in_charge(connection)
+    }
+
+    /// Whether it is still its server's turn.
+    pub(crate) fn is_in_charge(&self, connection: &Connection) -> bool {
+        self.upstream.is_in_charge(connection.address.as_deref())
     }
 
     /// Gives up a connection to a server whose turn has ended.
     pub(crate) fn recheck(&self) {
-        let stale = locked(&self.state).current.clone().filter(|current| !self.upstream.is_in_charge(current.address.as_deref()));
+        let stale = locked(&self.state).current.clone().filter(|current| !self.is_in_charge(current));
         if let Some(stale) = stale {
             self.discard(&stale.health);
         }

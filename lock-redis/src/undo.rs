@@ -19,7 +19,8 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// take effect.
 ///
 /// A release over the same connection is executed after them, whenever that is; so it is sent even if it will not be
-/// answered. Where it is not answered, another connection serves, and is asked twice.
+/// answered. Where it is not answered, or another server is in charge meanwhile, another connection serves, and is asked
+/// twice.
 pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: Vec<Connection>) {
     undo_on(&core.servers, core.holds.closing(), &keys, &owner, &pending).await;
 }
@@ -28,7 +29,8 @@ pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: V
 pub(crate) async fn undo_on(servers: &Servers, closing: &CancellationToken, keys: &Keys, owner: &OwnerId, pending: &[Connection]) {
     let mut settled = true;
     for connection in pending {
-        settled &= entry::release(connection, keys, owner, true).await.is_ok();
+        let released = entry::release(connection, keys, owner, true).await.is_ok();
+        settled &= released && connection.leads_to_who_is_in_charge();
     }
     if settled {
         return;
