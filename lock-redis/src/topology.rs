@@ -46,7 +46,8 @@ impl Topology {
                 // Sentinels have neither the servers' users nor databases.
                 let like = settings.info_with(first, credentials, 0)?;
                 let sentinels: Vec<ConnectionInfo> = sentinels.iter().map(|sentinel| sentinel.with_settings_of(&like)).collect();
-                let limit = timeouts.response.min(timeouts.connect);
+                // Silent ones leave time to connect to the master.
+                let limit = timeouts.response.min(timeouts.connect / 3);
                 let sentinels = Sentinels::new(service.clone(), sentinels, settings.info(first)?, limit);
                 Ok(Servers::one(Upstream::Master(sentinels), timeouts, tasks, listener))
             }
