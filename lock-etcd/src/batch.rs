@@ -17,7 +17,7 @@ use crate::error::Failure;
 /// Sends the transactions of a client to one member, those that are there at the same time as one: group commit.
 ///
 /// When a lock changes hands within a process, its release and the old holder's next entry are two commits that get in
-/// each other's way; together they are one. A transaction that is alone is sent as it is, at once.
+/// each other's way; together they are one. A transaction that is alone is sent as it is: at once, unless others are likely to come.
 ///
 /// Together they go under the conjunction of their conditions, which nearly always hold. If one does not, nothing is done
 /// and each is sent on its own. Not as nested transactions: etcd 3.4 counts those neither against the quota nor against
@@ -188,7 +188,7 @@ impl State {
             let full = removals.len() + creations.len() >= MOST;
             match &job.request.company {
                 Company::OnePerPrefix(prefix) if !full && prefixes.insert(prefix.clone()) => creations.push(job),
-                Company::Any | Company::None if !full => removals.push(job),
+                Company::Any if !full => removals.push(job),
                 _ => rest.push_back(job),
             }
         }
@@ -199,8 +199,9 @@ impl State {
 }
 
 async fn send_batch(batch: Vec<Job>) {
-    let Some(first) = batch.first().filter(|_| batch.len() > 1) else { return each_alone(batch).await };
-    let mut kv = first.kv.clone();
+    // By the way of the newest: older ones may have been meant for a member that has failed since.
+    let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch).await };
+    let mut kv = newest.kv.clone();
     let conditions: Vec<_> = batch.iter().map(|job| job.request.when.clone()).collect();
     let all: Vec<_> = batch.iter().flat_map(|job| job.request.then.clone()).collect();
     match kv.txn(Txn::new().when(conditions).and_then(all)).await {

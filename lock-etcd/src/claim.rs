@@ -211,19 +211,8 @@ impl Request {
     }
 
     fn judge(&self, found: &GetResponse, created: i64, revision: i64) -> Glance {
-        let snapshot = self.prefix.snapshot(found.kvs(), revision);
-        let mut older: Vec<_> = snapshot.entries.iter().filter(|(_, other)| *other < created).collect();
-        if !found.more() {
-            return if older.is_empty() { Glance::Owner { revision } } else { Glance::Near(snapshot) };
-        }
-        // Of the n entries some were seen, whichever: of 16, the youngest is about n / 16 ahead, the next one twice as far.
-        older.sort_by_key(|(_, other)| std::cmp::Reverse(*other));
-        let spacing = usize::try_from(found.count()).unwrap_or(usize::MAX) / SOME;
-        match older.get(AHEAD / spacing.max(1)).or(older.last()) {
-            Some((older, _)) => Glance::Deep { older: older.clone() },
-            // Locks with longer names hide it.
-            None => Glance::None,
-        }
+        let unseen = usize::try_from(found.count()).unwrap_or(usize::MAX).saturating_sub(found.kvs().len());
+        judge(self.prefix.snapshot(found.kvs(), revision), unseen, created)
     }
 
     async fn enqueue_if_free(&self) -> Result<Option<Claim>, Failure> {
@@ -276,6 +265,26 @@ impl Request {
 /// How often a try-acquire looks again because locks with longer names come and go below its prefix.
 const NESTED_ATTEMPTS: usize = 8;
 
+/// What entries of a queue tell the one that was created at a revision, with so many others there unseen.
+fn judge(snapshot: Snapshot, unseen: usize, created: i64) -> Glance {
+    let mut older: Vec<_> = snapshot.entries.iter().filter(|(_, other)| *other < created).collect();
+    if unseen == 0 {
+        // A later read may show that the entry has been evicted. Whoever is next owns the lock then.
+        if snapshot.entries.iter().all(|(_, other)| *other != created) {
+            return Glance::None;
+        }
+        return if older.is_empty() { Glance::Owner { revision: snapshot.revision } } else { Glance::Near(snapshot) };
+    }
+    // Of the n entries some 16 were seen, whichever: the youngest is about n / 16 ahead, the next one twice as far.
+    older.sort_by_key(|(_, other)| std::cmp::Reverse(*other));
+    let spacing = (unseen + SOME) / SOME;
+    match older.get(AHEAD / spacing.max(1)).or(older.last()) {
+        Some((older, _)) => Glance::Deep { older: older.clone() },
+        // Locks with longer names hide it.
+        None => Glance::None,
+    }
+}
+
 fn some() -> GetOptions {
     GetOptions::new().with_prefix().with_keys_only().with_limit(SOME as i64)
 }
@@ -306,5 +315,31 @@ impl Drop for Claim {
         if self.armed {
             self.entry.core.holds.tasks().spawn(Arc::clone(&self.entry).remove_in_the_end());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(entries: &[i64], unseen: usize, created: i64) -> Glance {
+        let entries = entries.iter().map(|created| (format!("k{created}"), *created)).collect();
+        judge(Snapshot { entries, revision: 99 }, unseen, created)
+    }
+
+    #[test]
+    fn an_entry_owns_the_lock_only_if_it_is_there_and_no_older_one_is() {
+        assert_eq!(of(&[7, 8], 0, 7), Glance::Owner { revision: 99 });
+        assert_eq!(of(&[8, 9], 0, 7), Glance::None, "evicted: the next one owns it");
+        assert_eq!(of(&[], 0, 7), Glance::None);
+        assert!(matches!(of(&[6, 7], 0, 7), Glance::Near(_)));
+        assert_eq!(of(&[8, 7], 1, 7), Glance::None, "the one that was not seen may be older");
+    }
+
+    #[test]
+    fn in_a_long_queue_an_entry_not_far_ahead_is_chosen() {
+        let sixteen: Vec<i64> = (1..=16).map(|n| n * 10).collect();
+        assert_eq!(of(&sixteen, 4, 200), Glance::Deep { older: "k80".into() }, "every one was seen, nearly");
+        assert_eq!(of(&sixteen, 16 * 9, 200), Glance::Deep { older: "k160".into() }, "one in ten was seen");
     }
 }

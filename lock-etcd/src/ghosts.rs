@@ -49,10 +49,13 @@ pub(crate) fn exorcise(core: &Core, session: &Arc<Session>, key: &str) {
     core.sessions.retire(session);
     if session.ghosts().add(key) {
         let (cluster, session, ended) = (Arc::clone(&core.cluster), Arc::downgrade(session), session.ghosts().session_ended.clone());
+        let closing = core.holds.closing().clone();
         core.holds.tasks().spawn(async move {
             tokio::select! {
                 () = look_for_ghosts(&cluster, &session) => {}
                 () = ended.cancelled() => {}
+                // The leases are revoked then, and every entry goes with them.
+                () = closing.cancelled() => {}
             }
         });
     }

@@ -90,9 +90,9 @@ impl Queue {
     }
 
     /// How many entries of others a snapshot shows ahead of the first own waiter.
-    pub(crate) fn ahead(&self, snapshot: &Snapshot) -> usize {
-        let Some((own, _)) = self.waiting.first_key_value() else { return 0 };
-        snapshot.entries.iter().filter(|(_, created)| created < own).count()
+    pub(crate) fn ahead(&self, snapshot: &Snapshot) -> Option<usize> {
+        let (own, _) = self.waiting.first_key_value()?;
+        Some(snapshot.entries.iter().filter(|(_, created)| created < own).count())
     }
 
     /// The entry so many places ahead of the first own waiter, if all that are there take turns: those at the end of the

@@ -133,6 +133,8 @@ struct Shared {
     by_ttl: HashMap<Duration, Weak<Session>>,
     /// The session for the default TTL stays while the client lives, so that single acquisitions need no grant.
     default: Option<Arc<Session>>,
+    /// Out of use, and alive as long as their guards and waiters are.
+    retired: Vec<Weak<Session>>,
 }
 
 impl Sessions {
@@ -184,10 +186,14 @@ impl Sessions {
 
     /// Takes a session out of use, for there is, or may come to be, an entry of it that cannot be removed: with the last
     /// guard and waiter that have it its lease ends, and the entry. The session of a client that goes on would keep it for ever.
-    pub(crate) fn retire(&self, session: &Session) {
+    pub(crate) fn retire(&self, session: &Arc<Session>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.by_ttl.retain(|_, other| !std::ptr::eq(other.as_ptr(), session));
-        let retired = shared.default.take_if(|default| std::ptr::eq(&**default, session));
+        shared.retired.retain(|other| other.strong_count() > 0);
+        if !shared.retired.iter().any(|other| std::ptr::eq(other.as_ptr(), &**session)) {
+            shared.retired.push(Arc::downgrade(session));
+        }
+        shared.by_ttl.retain(|_, other| !std::ptr::eq(other.as_ptr(), &**session));
+        let retired = shared.default.take_if(|default| Arc::ptr_eq(default, session));
         drop(shared);
         drop(retired);
     }
@@ -213,15 +219,18 @@ impl Sessions {
         self.home.tasks.finish(granting).await
     }
 
-    /// Ends the shared sessions and waits until their leases are revoked.
+    /// Ends the sessions that are shared, or were, and waits until their leases are revoked.
     pub(crate) async fn close(&self) {
         let sessions: Vec<_> = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             shared.default = None;
-            shared.by_ttl.drain().filter_map(|(_, session)| session.upgrade()).collect()
+            let retired = std::mem::take(&mut shared.retired);
+            shared.by_ttl.drain().map(|(_, session)| session).chain(retired).filter_map(|session| session.upgrade()).collect()
         };
         for session in sessions {
             session.lease.lose(LossReason::Shutdown);
+            // A guard that is kept although it is lost would have it renewed.
+            drop(session.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
             let revoked = matches!(revoke(&self.home.cluster, session.id()).await, Ok(true));
             session.revoked.store(revoked, Ordering::Release);
         }

@@ -291,9 +291,14 @@ impl View {
             }
             Seen::None => state.crowded = true,
         }
+        if state.queue.first_waiting().is_some_and(|(first, _)| created < first) {
+            // What was approached may be behind this one.
+            state.approached.older = None;
+        }
         let verdicts = state.queue.join(key.clone(), created);
         state.settle(verdicts);
-        let needs_attention = !state.follows || state.queue.needs_snapshot() || state.wants_creations();
+        let reads = state.queue.needs_snapshot() || state.suspicion.is_some();
+        let needs_attention = !state.follows || reads || state.wants_creations();
         drop(state);
         if needs_attention {
             self.wake.notify_one();
@@ -333,13 +338,12 @@ impl View {
         state.suspicion =
             state.suspicion.filter(|suspicion| suspicion.read_at > asked).or_else(|| state.suspicion.and_then(Suspicion::next));
         let snapshot = self.prefix.snapshot(answer.kvs(), revision);
-        if state.crowded {
-            let ahead = state.queue.ahead(&snapshot);
-            if let Some(distance) = state.approached.judge(ahead) {
-                state.approached.neighbour = state.queue.neighbour(&snapshot, distance);
-            }
-        } else {
+        if !state.crowded {
             state.approached.neighbour = None;
+        } else if let Some(ahead) = state.queue.ahead(&snapshot)
+            && let Some(distance) = state.approached.judge(ahead)
+        {
+            state.approached.neighbour = state.queue.neighbour(&snapshot, distance);
         }
         let verdicts = state.queue.snapshot(snapshot);
         state.settle(verdicts);

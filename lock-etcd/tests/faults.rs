@@ -292,3 +292,22 @@ async fn an_entry_that_comes_late_is_removed_while_its_session_lives_on() {
     until("the session in doubt has ended", || async { !operator.has_lease(entry.lease).await }).await;
     works(&locks).await;
 }
+
+#[tokio::test]
+async fn a_shutdown_ends_a_session_in_doubt_although_its_guard_is_kept() {
+    let server = or_skip!(own());
+    let (one, two) = (TcpProxy::start(address(&server)).await.unwrap(), TcpProxy::start(address(&server)).await.unwrap());
+    let (locks, held, guard) = stuck_on_the_way([&one, &two]).await;
+    let operator = Operator::of(&server).await;
+    let lease = operator.entries("held").await[0].lease;
+    guard.release().await.unwrap();
+    let shutdown = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.shutdown().await }
+    });
+    assert_eq!(promptly("the loss", held.lost()).await, LossReason::Shutdown);
+    until("its lease is revoked", || async { !operator.has_lease(lease).await }).await;
+    promptly("the shutdown", shutdown).await.unwrap().unwrap();
+    drop(held);
+    until("nothing of the client", || async { locks.residue() == 0 }).await;
+}

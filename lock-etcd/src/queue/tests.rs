@@ -359,7 +359,7 @@ fn the_neighbour_is_counted_towards_the_head_and_on_from_the_end() {
     queue.join(key(5), 5);
     let entries = [4, 1, 5, 6, 3, 2, 7].map(|created| (key(created), created)).to_vec();
     let snapshot = Snapshot { entries, revision: 9 };
-    assert_eq!(queue.ahead(&snapshot), 2);
+    assert_eq!(queue.ahead(&snapshot), Some(2));
     let neighbours: Vec<_> = (0..=6).map(|ahead| queue.neighbour(&snapshot, ahead)).collect();
     assert_eq!(neighbours, [None, Some(key(2)), Some(key(1)), Some(key(7)), Some(key(6)), Some(key(4)), None]);
 }

@@ -34,6 +34,8 @@ pub(super) struct Approached {
     rung: i64,
     /// What happened before the watch was open is to be read.
     unread: bool,
+    /// What there is to learn from this approach has been learnt.
+    judged: bool,
 }
 
 /// After this the own entry is watched as well: its eviction is to be noticed, and few wait for so long.
@@ -74,7 +76,7 @@ impl Approach {
 }
 
 async fn wait_for_the_end_of(older: &str, views: &Views, view: &Arc<View>) {
-    let mut own = None;
+    let mut own: Option<(String, Watch)> = None;
     let mut look_again = Instant::now() + PATIENCE;
     while let Some((created, first)) = view.still_approaching(older) {
         if view.state().approached.take_unread() && !views.are_there(older, &first, created).await.unwrap_or_default() {
@@ -87,7 +89,9 @@ async fn wait_for_the_end_of(older: &str, views: &Views, view: &Arc<View>) {
                 if view.state().queue.waiting() > 1 {
                     return;
                 }
-                own.get_or_insert_with(|| views.watch_end(view, &first, older));
+                if own.as_ref().is_none_or(|(watched, _)| *watched != first) {
+                    own = Some((first.clone(), views.watch_end(view, &first, older)));
+                }
                 view.state().approached.unread = true;
                 look_again = Instant::now() + BACKSTOP;
             }
@@ -126,7 +130,7 @@ fn created_at(response: &TxnOpResponse) -> Option<i64> {
 
 impl Default for Approached {
     fn default() -> Self {
-        Self { neighbour: None, distance: 4, older: None, watched: String::new(), rung: 0, unread: false }
+        Self { neighbour: None, distance: 4, older: None, watched: String::new(), rung: 0, unread: false, judged: true }
     }
 }
 
@@ -140,9 +144,12 @@ impl Approached {
         std::mem::take(&mut self.unread)
     }
 
-    /// Learns from how many entries were still ahead when the queue was read after an approach. `Some`: so far ahead should
-    /// be the neighbour; else it is well chosen.
+    /// Learns from how many entries were still ahead when the queue was first read after an approach. `Some`: so far ahead
+    /// should be the neighbour; else the one that there is is well chosen.
     pub(super) fn judge(&mut self, still_ahead: usize) -> Option<usize> {
+        if std::mem::replace(&mut self.judged, true) {
+            return self.neighbour.is_none().then_some(self.distance);
+        }
         let gone = (self.rung > 0).then_some(&self.watched);
         match still_ahead {
             // The turn had come: whoever released it had to wait for the read.
@@ -159,6 +166,7 @@ impl Approached {
 
     /// Begins to approach with a waiter whose entry was created at this revision.
     pub(super) fn begin(&mut self, older: String, created: i64) {
+        self.judged = false;
         // The bell of an earlier approach may have told of the end already.
         self.older = (self.watched != older || self.rung < created).then_some(older);
     }
@@ -217,7 +225,13 @@ mod tests {
         let mut approached = Approached::default();
         approached.watch("older");
         approached.rung = revision;
+        approached.judged = false;
         approached
+    }
+
+    fn judged(approached: &mut Approached, still_ahead: usize) -> Option<usize> {
+        approached.judged = false;
+        approached.judge(still_ahead)
     }
 
     #[test]
@@ -237,17 +251,18 @@ mod tests {
         let mut approached = rung_at(7);
         let distance = approached.distance;
         for still_ahead in 1..=IN_TIME {
-            assert_eq!(approached.judge(still_ahead), None);
+            assert_eq!(judged(&mut approached, still_ahead), None);
             assert_eq!(approached.neighbour.as_deref(), Some("older"));
         }
-        assert_eq!(approached.judge(0), Some(distance + 2), "too late");
-        assert_eq!(approached.judge(IN_TIME + 1), Some(distance + 1), "too early");
+        assert_eq!(judged(&mut approached, 0), Some(distance + 2), "too late");
+        assert_eq!(approached.judge(0), None, "once for each approach");
+        assert_eq!(judged(&mut approached, IN_TIME + 1), Some(distance + 1), "too early");
         for _ in 0..FARTHEST {
-            approached.judge(0);
+            judged(&mut approached, 0);
         }
         assert_eq!(approached.distance, FARTHEST);
         for _ in 0..FARTHEST {
-            approached.judge(IN_TIME + 1);
+            judged(&mut approached, IN_TIME + 1);
         }
         assert_eq!(approached.distance, NEAREST);
         assert_eq!(rung_at(0).judge(1), Some(distance), "no bell has rung yet");

@@ -52,7 +52,9 @@ impl Sink for Feed {
     }
 
     fn refused(&self, error: LockError) {
-        self.view.refused(error);
+        if self.state().is_some() {
+            self.view.refused(error);
+        }
     }
 }
 
