@@ -190,6 +190,9 @@ impl DistributedLock for RedisLock {
     async fn shutdown(&self) -> Result<(), LockError> {
         let outcome = self.core.holds.shutdown().await;
         self.core.watcher.stop();
+        if let Some(replicas) = &self.core.replicas {
+            replicas.close();
+        }
         self.core.servers.close();
         outcome
     }

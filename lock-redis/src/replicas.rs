@@ -27,7 +27,8 @@ pub(crate) struct Replicas {
     /// Makes connections to the same server.
     like: Arc<Link>,
     response: Duration,
-    idle: Mutex<Vec<Link>>,
+    /// None once closed.
+    idle: Mutex<Option<Vec<Link>>>,
     permits: Semaphore,
     tasks: Tasks,
 }
@@ -47,7 +48,7 @@ const MAX_CONNECTIONS: usize = 32;
 
 impl Replicas {
     pub(crate) fn new(asked: Asked, like: Arc<Link>, response: Duration, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self { asked, like, response, idle: Mutex::default(), permits: Semaphore::new(MAX_CONNECTIONS), tasks })
+        Arc::new(Self { asked, like, response, idle: Mutex::new(Some(Vec::new())), permits: Semaphore::new(MAX_CONNECTIONS), tasks })
     }
 
     /// Waits until enough replicas have the lock, and everything that was written before; no longer than the timeout, or a third of
@@ -70,6 +71,12 @@ impl Replicas {
         self.tasks.finish(async move { this.confirm_now(&batch).await }).await
     }
 
+    /// Gives up the connections; later ones are not kept.
+    pub(crate) fn close(&self) {
+        let idle = locked(&self.idle).take();
+        drop(idle);
+    }
+
     async fn confirm_now(&self, batch: &[Arc<Kept>]) -> Result<Vec<Renewed>, LockError> {
         let limit = batch.iter().map(|kept| kept.ttl / 3).fold(self.asked.timeout, Duration::min);
         let Ok(permit) = tokio::time::timeout(limit, self.permits.acquire()).await else {
@@ -78,12 +85,14 @@ impl Replicas {
                 format!("no free connection to wait for replicas within {limit:?}: {MAX_CONNECTIONS} acquisitions wait for them"),
             ));
         };
-        let idle = locked(&self.idle).pop();
+        let idle = locked(&self.idle).as_mut().and_then(Vec::pop);
         let link = idle.unwrap_or_else(|| self.like.another(self.asked.timeout + self.response));
         // A connection that is still blocked is given up.
         let confirmed = tokio::time::timeout(limit + self.response, wait_on(&link, batch, self.asked.replicas, limit)).await;
         if confirmed.is_ok() {
-            locked(&self.idle).push(link);
+            if let Some(idle) = &mut *locked(&self.idle) {
+                idle.push(link);
+            }
         }
         drop(permit);
         let (renewed, confirmed) = confirmed.unwrap_or_else(|_| Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))))?;
@@ -107,7 +116,7 @@ async fn wait_on(link: &Link, batch: &[Arc<Kept>], replicas: u32, limit: Duratio
 
 impl fmt::Debug for Replicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (idle, free) = (locked(&self.idle).len(), self.permits.available_permits());
+        let (idle, free) = (locked(&self.idle).as_ref().map(Vec::len), self.permits.available_permits());
         f.debug_struct("Replicas").field("asked", &self.asked).field("idle", &idle).field("free", &free).finish_non_exhaustive()
     }
 }

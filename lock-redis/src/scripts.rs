@@ -71,13 +71,14 @@ return 1
 ",
 );
 
-/// `owner` -> 1, or 0 if the lock is not this owner's. The counter stays; the holder's note goes.
+/// `owner` -> 1, or 0 if the lock is not this owner's. The counter stays; the holder's note goes, if it is there: made anew it would
+/// have no TTL.
 pub(crate) static RELEASE: LockScript = LockScript::new(
     3,
     r"
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
-if ARGV[2] == '1' then redis.call('HSET', KEYS[2], 'metadata', '') end
+if ARGV[2] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'metadata', '') end
 return 1
 ",
 );

@@ -95,7 +95,9 @@ impl Sentinels {
     }
 
     pub(crate) fn register(&self, link: Weak<Shared>) {
-        locked(&self.links).push(link);
+        let mut links = locked(&self.links);
+        links.retain(|link| link.strong_count() > 0);
+        links.push(link);
     }
 
     /// Starts to listen to what the sentinels tell, until [`stop`](Self::stop) or the last link is gone.
