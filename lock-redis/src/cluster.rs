@@ -26,7 +26,8 @@ use crate::{
 /// The masters of a cluster, each with connections of its own, and which of them keeps which slot.
 ///
 /// The map of the slots is read when the first request needs it. Afterwards servers correct it (`MOVED`), and it is read again
-/// in the background whenever a server fails or a correction shows that there is news.
+/// in the background whenever a server fails or a correction shows that there is news: then first from the server that has got
+/// the slot, for others may not have heard of it.
 pub(crate) struct Cluster {
     seeds: Vec<Address>,
     /// Settings of all servers.
@@ -36,6 +37,8 @@ pub(crate) struct Cluster {
     listener: Arc<dyn Listener>,
     map: watch::Sender<SlotMap>,
     nodes: Mutex<Nodes>,
+    /// Who has got the slot of the last correction, until it is asked for the map. Locked while the map is changed.
+    named: Mutex<Option<Address>>,
     refreshing: AtomicBool,
 }
 
@@ -56,8 +59,8 @@ impl Cluster {
         tasks: Tasks,
         listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
-        let (map, nodes, refreshing) = (watch::Sender::new(SlotMap::new()), Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { seeds, servers, timeouts, tasks, listener, map, nodes, refreshing })
+        let (map, nodes, named) = (watch::Sender::new(SlotMap::new()), Mutex::default(), Mutex::default());
+        Arc::new(Self { seeds, servers, timeouts, tasks, listener, map, nodes, named, refreshing: AtomicBool::new(false) })
     }
 
     /// The master of the slot, and its address; `None` if the map has none.
@@ -77,7 +80,13 @@ impl Cluster {
     pub(crate) fn redirect(self: &Arc<Self>, redirection: Redirection<'_>, asked: &str) -> Option<Arc<Node>> {
         let to = Address::parse(redirection.address, asked)?;
         if !redirection.once {
-            let is_news = self.map.send_if_modified(|map| map.moved(redirection.slot, to.clone()));
+            let is_news = self.map.send_if_modified(|map| {
+                let is_news = map.moved(redirection.slot, to.clone());
+                if is_news {
+                    *locked(&self.named) = Some(to.clone());
+                }
+                is_news
+            });
             if is_news {
                 // Slots rarely move alone.
                 self.doubt();
@@ -95,10 +104,15 @@ impl Cluster {
         let refreshing = Refreshing(Arc::clone(self));
         self.tasks.spawn(async move {
             let cluster = &refreshing.0;
-            if let Err(failure) = cluster.refresh(cluster.timeouts.response).await {
-                tracing::debug!(?failure, "no server of the cluster tells which slots it has at the moment");
+            loop {
+                if let Err(failure) = cluster.refresh(cluster.timeouts.response).await {
+                    tracing::debug!(?failure, "no server of the cluster tells which slots it has at the moment");
+                }
+                tokio::time::sleep(REFRESH_PAUSE).await;
+                if locked(&cluster.named).is_none() {
+                    break;
+                }
             }
-            tokio::time::sleep(REFRESH_PAUSE).await;
         });
     }
 
@@ -110,7 +124,8 @@ impl Cluster {
     /// Reads the map from the first server that answers, each within `limit`.
     async fn refresh(&self, limit: Duration) -> Result<(), Failure> {
         let mut failure = None;
-        for (address, link) in self.links_to_ask() {
+        let named = locked(&self.named).take();
+        for (address, link) in self.links_to_ask(named.as_ref()) {
             match read(&link, &address.host, limit).await {
                 Ok(map) => {
                     self.replace(map);
@@ -133,12 +148,15 @@ impl Cluster {
         known.values().for_each(|node| node.close());
     }
 
-    /// The servers that are known, those with a connection first, then the seeds.
-    fn links_to_ask(&self) -> Vec<(Address, Arc<Link>)> {
+    /// The servers that are known, the `named` one first, then those with a connection, and the seeds last.
+    fn links_to_ask(&self, named: Option<&Address>) -> Vec<(Address, Arc<Link>)> {
+        if let Some(named) = named {
+            self.node(named);
+        }
         let mut known: Vec<_> =
             locked(&self.nodes).known.iter().map(|(address, node)| (address.clone(), Arc::clone(&node.commands))).collect();
         known.shuffle(&mut rand::rng());
-        known.sort_by_key(|(_, link)| !link.is_connected());
+        known.sort_by_key(|(address, link)| (named != Some(address), !link.is_connected()));
         let seed = |seed: &Address| {
             let upstream = Upstream::Fixed(seed.with_settings_of(&self.servers));
             (seed.clone(), Arc::new(Link::new(upstream, self.timeouts, self.tasks.clone(), None)))
@@ -148,13 +166,21 @@ impl Cluster {
         known.into_iter().chain(seeds).collect()
     }
 
+    /// Unless a correction has come since the map was asked for: then it may be older, and is read again.
     fn replace(&self, map: SlotMap) {
         let masters: HashSet<Address> = map.masters().into_iter().cloned().collect();
-        let changed = self.map.send_if_modified(|known| {
-            let changed = known.differs_from(&map);
-            *known = map;
+        let (mut changed, mut outdated) = (false, false);
+        self.map.send_if_modified(|known| {
+            outdated = locked(&self.named).is_some();
+            if !outdated {
+                changed = known.differs_from(&map);
+                *known = map;
+            }
             changed
         });
+        if outdated {
+            return;
+        }
         let gone: Vec<_> = locked(&self.nodes).known.extract_if(|address, _| !masters.contains(address)).collect();
         if changed || !gone.is_empty() {
             // What was tracked on a server that lost the slot is reported no more.
@@ -201,5 +227,44 @@ impl fmt::Debug for Cluster {
         let seeds: Vec<_> = self.seeds.iter().map(ToString::to_string).collect();
         let nodes: Vec<_> = locked(&self.nodes).known.values().cloned().collect();
         f.debug_struct("Cluster").field("seeds", &seeds).field("nodes", &nodes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn changed(&self, _: &[u8]) {}
+
+        fn missed(&self) {}
+    }
+
+    fn kept_by(host: &str) -> SlotMap {
+        let mut map = SlotMap::new();
+        for slot in 0..crate::slots::SLOTS {
+            map.moved(slot, Address::new(host, 1));
+        }
+        map
+    }
+
+    #[tokio::test]
+    async fn a_map_from_before_a_correction_does_not_revert_it() {
+        let second = Duration::from_secs(1);
+        let (timeouts, seeds) = (Timeouts { connect: second, response: second }, vec![Address::new("127.0.0.2", 1)]);
+        let info = redis::Client::open("redis://127.0.0.2:1").unwrap().get_connection_info().clone();
+        let cluster = Cluster::new(seeds, info, timeouts, Tasks::current(), Arc::new(Deaf));
+        let master = |slot| cluster.master(slot).unwrap().address.clone().unwrap().host;
+        cluster.replace(kept_by("127.0.0.2"));
+        cluster.redirect(Redirection { slot: 7, address: "127.0.0.3:1", once: false }, "127.0.0.2").unwrap();
+        // Nothing runs in the background until this test waits.
+        cluster.replace(kept_by("127.0.0.2"));
+        assert_eq!((master(7), master(8)), ("127.0.0.3".to_owned(), "127.0.0.2".to_owned()));
+        let named = locked(&cluster.named).take();
+        assert_eq!(cluster.links_to_ask(named.as_ref())[0].0.host, "127.0.0.3");
+        cluster.replace(kept_by("127.0.0.4"));
+        assert_eq!(master(7), "127.0.0.4");
     }
 }
