@@ -43,8 +43,8 @@ impl Believed {
                 known.epoch = known.epoch.max(best.epoch);
                 return false;
             }
-            let is_later = best.epoch > known.epoch;
-            if !is_later && !(round.is_by_most(&best.master) && round.began >= known.since) {
+            let is_agreed = round.is_by_most(&best.master) && round.began >= known.since;
+            if best.epoch <= known.epoch && !is_agreed {
                 return false;
             }
         }
@@ -86,7 +86,7 @@ mod tests {
 
     impl Client {
         fn hears(&mut self, zero: Instant, began: u64, took: u64, reports: &[(u64, &str)]) -> String {
-            let reports = reports.iter().map(|(epoch, host)| Report { epoch: *epoch, master: Address::new(*host, 1) }).collect();
+            let reports = reports.iter().map(|(epoch, host)| Report { epoch: *epoch, master: Address::new(host, 1) }).collect();
             let began = zero + Duration::from_secs(began);
             Believed::consider(&mut self.known, &Round { began, ended: began + Duration::from_secs(took), reports, sentinels: 3 });
             self.known.as_ref().map_or(String::new(), |known| known.master.host.clone())

@@ -89,10 +89,10 @@ impl Replicas {
         let link = idle.unwrap_or_else(|| self.like.another(self.asked.timeout + self.response));
         // A connection that is still blocked is given up.
         let confirmed = tokio::time::timeout(limit + self.response, wait_on(&link, batch, self.asked.replicas, limit)).await;
-        if confirmed.is_ok() {
-            if let Some(idle) = &mut *locked(&self.idle) {
-                idle.push(link);
-            }
+        if confirmed.is_ok()
+            && let Some(idle) = &mut *locked(&self.idle)
+        {
+            idle.push(link);
         }
         drop(permit);
         let (renewed, confirmed) = confirmed.unwrap_or_else(|_| Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))))?;
