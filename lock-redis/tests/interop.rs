@@ -270,3 +270,15 @@ async fn the_key_is_the_name_and_the_value_the_owner_id() {
         assert_eq!(operator.get(&format!("prod:{each}")).await, None);
     }
 }
+
+#[tokio::test]
+async fn a_release_makes_no_companion_that_would_stay_for_ever() {
+    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    let guard = locks.acquire_with(&name("a"), ttl(NEVER).with_metadata("note")).await.unwrap();
+    let keys: Vec<String> = operator.run(&["KEYS", "*"]).await;
+    let companion = keys.iter().find(|key| *key != "a").unwrap();
+    let () = operator.run(&["DEL", companion]).await;
+    guard.release().await.unwrap();
+    assert_eq!(operator.run::<Vec<String>>(&["KEYS", "*"]).await, Vec::<String>::new());
+}
