@@ -49,6 +49,8 @@ pub fn registry() -> Registry {
         .with_hint("redis+sentinel", "enable the feature: lock = { features = [\"redis\"] }")
         .with_hint("rediss+sentinel", "enable the feature: lock = { features = [\"redis\"] }")
         .with_hint("redis+cluster", "enable the feature: lock = { features = [\"redis\"] }")
-        .with_hint("rediss+cluster", "enable the feature: lock = { features = [\"redis\"] }");
+        .with_hint("rediss+cluster", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("redis+quorum", "enable the feature: lock = { features = [\"redis\"] }")
+        .with_hint("rediss+quorum", "enable the feature: lock = { features = [\"redis\"] }");
     registry
 }
