@@ -278,7 +278,7 @@ fn judge(snapshot: Snapshot, unseen: usize, created: i64) -> Glance {
     // Of the n entries some 16 were seen, whichever: the youngest is about n / 16 ahead, the next one twice as far.
     older.sort_by_key(|(_, other)| std::cmp::Reverse(*other));
     let spacing = (unseen + SOME) / SOME;
-    match older.get(AHEAD / spacing.max(1)).or(older.last()) {
+    match older.get(AHEAD / spacing).or(older.last()) {
         Some((older, _)) => Glance::Deep { older: older.clone() },
         // Locks with longer names hide it.
         None => Glance::None,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, Error as EtcdError};
+use etcd_client::{Client, ConnectOptions, Error as EtcdError, Txn, TxnResponse};
 use lock_core::{ErrorKind, LockError, backend::Tasks};
 use tokio::{
     sync::{OnceCell, watch},
@@ -111,6 +111,15 @@ impl Cluster {
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
         self.call_repeatedly(request).await.map(|answered| answered.answer)
+    }
+
+    /// Runs a transaction that is safe to repeat.
+    pub(crate) async fn txn(&self, txn: &Txn) -> Result<TxnResponse, Failure> {
+        self.call(|etcd| {
+            let (mut kv, txn) = (etcd.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        })
+        .await
     }
 
     /// Like [`call`](Self::call), and tells whether an earlier attempt may have taken effect.

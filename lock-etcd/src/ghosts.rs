@@ -76,7 +76,7 @@ async fn look_for_ghosts(cluster: &Cluster, session: &Weak<Session>) {
 
 async fn remove_all(cluster: &Cluster, keys: &[String]) -> Result<(), Failure> {
     let read: Vec<_> = keys.iter().map(|key| TxnOp::get(key.as_str(), Some(GetOptions::new().with_keys_only()))).collect();
-    let found: Vec<_> = match txn(cluster, read).await {
+    let found: Vec<_> = match cluster.txn(&Txn::new().and_then(read)).await {
         Ok(answer) => {
             let is_there = |response: &TxnOpResponse| matches!(response, TxnOpResponse::Get(found) if !found.kvs().is_empty());
             keys.iter().zip(answer.op_responses()).filter(|(_, response)| is_there(response)).map(|(key, _)| key).collect()
@@ -88,14 +88,6 @@ async fn remove_all(cluster: &Cluster, keys: &[String]) -> Result<(), Failure> {
     if found.is_empty() {
         return Ok(());
     }
-    txn(cluster, found.into_iter().map(|key| TxnOp::delete(key.as_str(), None)).collect()).await.map(drop)
-}
-
-async fn txn(cluster: &Cluster, operations: Vec<TxnOp>) -> Result<etcd_client::TxnResponse, Failure> {
-    cluster
-        .call(|etcd| {
-            let (mut kv, txn) = (etcd.kv_client(), Txn::new().and_then(operations.clone()));
-            async move { kv.txn(txn).await }
-        })
-        .await
+    let delete: Vec<_> = found.into_iter().map(|key| TxnOp::delete(key.as_str(), None)).collect();
+    cluster.txn(&Txn::new().and_then(delete)).await.map(drop)
 }

@@ -142,8 +142,8 @@ impl Server {
             annotations.extend(held.annotation());
         }
         // For inspection only: not worth a retry, nor to hold up the watches of others.
-        let server = &*self;
-        stream::iter(annotations).for_each_concurrent(BATCH, |txn| async move { drop(server.txn(&txn).await) }).await;
+        let cluster = &self.cluster;
+        stream::iter(annotations).for_each_concurrent(BATCH, |txn| async move { drop(cluster.txn(&txn).await) }).await;
     }
 
     /// Reads the entries that are to be read; `false` if that failed and is to be tried again.
@@ -165,7 +165,7 @@ impl Server {
             return Ok(());
         }
         let get = |held: &Arc<Held>| TxnOp::get(held.key(), Some(GetOptions::new().with_keys_only()));
-        let answer = self.txn(&Txn::new().and_then(batch.iter().map(get).collect::<Vec<_>>())).await?;
+        let answer = self.cluster.txn(&Txn::new().and_then(batch.iter().map(get).collect::<Vec<_>>())).await?;
         for (held, response) in batch.iter().zip(answer.op_responses()) {
             let TxnOpResponse::Get(found) = response else { continue };
             if found.kvs().first().is_none_or(|kv| kv.create_revision() != held.created()) {
@@ -173,15 +173,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    async fn txn(&self, txn: &Txn) -> Result<etcd_client::TxnResponse, Failure> {
-        self.cluster
-            .call(|etcd| {
-                let (mut kv, txn) = (etcd.kv_client(), txn.clone());
-                async move { kv.txn(txn).await }
-            })
-            .await
     }
 }
 

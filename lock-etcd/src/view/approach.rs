@@ -109,13 +109,7 @@ impl Views {
     /// Whether an own entry is there, and an older one, which may have gone and come again since.
     async fn are_there(&self, older: &str, own: &str, created: i64) -> Result<bool, Failure> {
         let read = [older, own].map(|key| TxnOp::get(key, Some(GetOptions::new().with_keys_only())));
-        let answer = self
-            .cluster
-            .call(|etcd| {
-                let (mut kv, txn) = (etcd.kv_client(), Txn::new().and_then(read.to_vec()));
-                async move { kv.txn(txn).await }
-            })
-            .await?;
+        let answer = self.cluster.txn(&Txn::new().and_then(read)).await?;
         let found: Vec<_> = answer.op_responses().iter().map(created_at).collect();
         Ok(matches!(found[..], [Some(older), Some(own)] if older < created && own == created))
     }
