@@ -187,7 +187,7 @@ impl MemLock {
     async fn evict(&self, name: &LockName) -> Result<bool, LockError> {
         self.holds.ensure_open()?;
         let (_, evicted) = self.answered(self.store.ask(&self.store.key(name), Line::evict)).await?;
-        Ok(evicted.inspect(|holder| holder.ticket.lose(LossReason::Removed)).is_some())
+        Ok(evicted.inspect(|holder| holder.ticket.lose(holder.number, LossReason::Removed)).is_some())
     }
 
     /// Waits for an answer as long as a client of a real store would.

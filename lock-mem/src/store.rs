@@ -192,7 +192,7 @@ impl MemStore {
 
     fn take_away(&self, name: &str, reason: LossReason) -> bool {
         let Ok(name) = LockName::new(name) else { return false };
-        self.with(&self.key(&name), Line::evict).inspect(|holder| holder.ticket.lose(reason)).is_some()
+        self.with(&self.key(&name), Line::evict).inspect(|holder| holder.ticket.lose(holder.number, reason)).is_some()
     }
 
     /// Puts a request to the store, which may not answer for a while, or fail.

@@ -55,9 +55,13 @@ impl Ticket {
 
     /// Starts over in the order of arrival.
     pub(crate) fn enter(&self, number: Number) {
-        if self.number() != 0 {
-            *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Link::Unbound;
+        if self.number() == 0 {
+            self.number.store(number, Ordering::Release);
+            return;
         }
+        // Both at once, for the loss of what it was granted under its last number may still be on its way.
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        *link = Link::Unbound;
         self.number.store(number, Ordering::Release);
     }
 
@@ -70,10 +74,14 @@ impl Ticket {
         }
     }
 
-    /// The store took the lock away.
-    pub(crate) fn lose(&self, reason: LossReason) {
-        let lost = std::mem::replace(&mut *self.link.lock().unwrap_or_else(PoisonError::into_inner), Link::Lost(reason));
-        if let Link::Bound(lease) = lost {
+    /// The store took away what it had granted under this number.
+    pub(crate) fn lose(&self, number: Number, reason: LossReason) {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.number() != number {
+            return;
+        }
+        if let Link::Bound(lease) = std::mem::replace(&mut *link, Link::Lost(reason)) {
+            drop(link);
             lease.lose(reason);
         }
     }
@@ -205,7 +213,7 @@ mod tests {
     async fn a_loss_before_the_guard_is_made_reaches_it() {
         let ticket = Ticket::new(MemStore::new(), &"n".parse().unwrap(), Duration::from_secs(30), None);
         let lease = Lease::new(Clock::Tokio, Clock::Tokio.now() + ticket.ttl, None);
-        ticket.lose(LossReason::Removed);
+        ticket.lose(ticket.number(), LossReason::Removed);
         ticket.bind(&lease);
         assert_eq!(lease.deadline(), Err(LossReason::Removed));
     }

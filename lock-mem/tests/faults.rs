@@ -123,6 +123,26 @@ async fn eviction_expiry_and_force_release_are_told_at_once_and_grant_the_next()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_waiter_evicted_before_it_saw_its_grant_does_not_lose_the_next_one() {
+    let store = MemStore::new();
+    let (locks, operator) = (store.client(), store.client());
+    let _holder = store.client().acquire("n").await.unwrap();
+    let waiter = tokio::spawn(async move { locks.acquire("n").await });
+    while store.entries("n") < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.evict("n"), "the waiter is granted, but has not looked yet");
+    // The answer to the operator comes when the waiter has queued again and been granted once more.
+    store.delay_replies(TTL);
+    assert!(operator.force_release(&name()).await.unwrap());
+    store.delay_replies(Duration::ZERO);
+    let guard = waiter.await.unwrap().unwrap();
+    assert_eq!(guard.state(), GuardState::Held);
+    guard.release().await.unwrap();
+    assert_eq!(store.names(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_requests_have_no_effect_and_renewals_and_releases_are_retried() {
     let store = MemStore::new();
     let locks = store.client();
