@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, FencingToken, LockError, LockName, LossReason, OwnerId,
     backend::{Clock, Entry, Lease, Moment, RenewOutcome, Renewer},
@@ -185,16 +186,19 @@ impl Renewer for MemRenewer {
     type Item = Ticket;
 
     async fn renew(&self, batch: &[Arc<Ticket>]) -> Vec<RenewOutcome> {
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for ticket in batch {
-            let renewed = self.0.ask(&ticket.key, |queue, now, wake| queue.renew(now, ticket.number(), ticket.ttl, wake));
-            outcomes.push(match renewed.await {
-                Ok((_, true)) => RenewOutcome::Renewed(ticket.ttl),
-                Ok((_, false)) => RenewOutcome::NotHeld,
-                Err(error) => RenewOutcome::Failed(error),
-            });
+        // Together, as over a pipeline: replies that are late are late once.
+        join_all(batch.iter().map(|ticket| self.renew_one(ticket))).await
+    }
+}
+
+impl MemRenewer {
+    async fn renew_one(&self, ticket: &Ticket) -> RenewOutcome {
+        let renewed = self.0.ask(&ticket.key, |queue, now, wake| queue.renew(now, ticket.number(), ticket.ttl, wake));
+        match renewed.await {
+            Ok((_, true)) => RenewOutcome::Renewed(ticket.ttl),
+            Ok((_, false)) => RenewOutcome::NotHeld,
+            Err(error) => RenewOutcome::Failed(error),
         }
-        outcomes
     }
 }
 

@@ -184,6 +184,19 @@ async fn late_replies_do_not_prolong_a_guard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn late_replies_delay_the_renewal_of_many_guards_as_that_of_one() {
+    let store = MemStore::new();
+    let locks = store.client();
+    let mut guards = Vec::new();
+    for number in 0..300 {
+        guards.push(locks.acquire_with(&format!("n{number}").parse().unwrap(), options()).await.unwrap());
+    }
+    store.delay_replies(TTL / 30);
+    tokio::time::sleep(TTL * 4).await;
+    assert!(guards.iter().all(|guard| guard.state() == GuardState::Held));
+}
+
+#[tokio::test(start_paused = true)]
 async fn evicted_waiters_queue_again() {
     let store = MemStore::new();
     let guard = store.client().acquire("n").await.unwrap();
