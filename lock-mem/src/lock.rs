@@ -128,34 +128,39 @@ impl MemLock {
         self.holds.live() + self.keeper.kept() + self.holds.tasks().running()
     }
 
-    fn begin(&self, name: &LockName, options: AcquireOptions) -> Result<(Pending, Terms), LockError> {
+    fn begin(&self, name: &LockName, options: AcquireOptions) -> Result<(Arc<Ticket>, Terms), LockError> {
         self.holds.ensure_open()?;
         let mut terms = options.resolve(&self.capabilities, self.default_ttl)?;
-        let ticket = Ticket::new(self.store.clone(), name, terms.ttl, terms.metadata.take());
-        Ok((Pending::new(ticket), terms))
+        Ok((Ticket::new(self.store.clone(), name, terms.ttl, terms.metadata.take()), terms))
     }
 
     async fn acquire(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
-        let (pending, terms) = self.begin(name, options)?;
+        let (ticket, terms) = self.begin(name, options)?;
+        let pending = Pending::new(&ticket);
         let sent = match pending.ask_now(true) {
             Some((sent, Place::Holding)) => sent,
             // Boxed, so that a lock that is free does not carry it along.
             _ => Box::pin(bounded(&self.holds, terms.timeout, pending.wait())).await?,
         };
-        Ok(self.grant(pending, sent, &terms))
+        pending.granted();
+        Ok(self.grant(ticket, sent, &terms))
     }
 
     async fn try_acquire(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
-        let (pending, terms) = self.begin(name, options)?;
+        let (ticket, terms) = self.begin(name, options)?;
+        let pending = Pending::new(&ticket);
         let (sent, place) = match pending.ask_now(false) {
             Some(answer) => answer,
             None => Box::pin(self.answered(pending.ask(false))).await?,
         };
-        Ok((place == Place::Holding).then(|| self.grant(pending, sent, &terms)))
+        if place != Place::Holding {
+            return Ok(None);
+        }
+        pending.granted();
+        Ok(Some(self.grant(ticket, sent, &terms)))
     }
 
-    fn grant(&self, pending: Pending, sent: Moment, terms: &Terms) -> LockGuard {
-        let ticket = pending.granted();
+    fn grant(&self, ticket: Arc<Ticket>, sent: Moment, terms: &Terms) -> LockGuard {
         let (lease, keep) = self.keeper.keep(Arc::clone(&ticket), sent, terms.ttl, terms);
         ticket.bind(&lease);
         self.holds.grant(Grant {

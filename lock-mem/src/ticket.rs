@@ -121,32 +121,31 @@ impl fmt::Debug for Ticket {
 
 /// A request that has not become a guard yet: dropped, it gives up its place, or what it was granted.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    ticket: Arc<Ticket>,
+pub(crate) struct Pending<'a> {
+    ticket: &'a Arc<Ticket>,
     granted: bool,
 }
 
-impl Pending {
-    pub(crate) fn new(ticket: Arc<Ticket>) -> Self {
+impl<'a> Pending<'a> {
+    pub(crate) fn new(ticket: &'a Arc<Ticket>) -> Self {
         Self { ticket, granted: false }
     }
 
     /// The request was granted, and is its guard's from now on.
-    pub(crate) fn granted(mut self) -> Arc<Ticket> {
+    pub(crate) fn granted(mut self) {
         self.granted = true;
-        Arc::clone(&self.ticket)
     }
 
     /// Asks where the request stands, making it if the store does not know it; `None` if the store does not answer at once.
     pub(crate) fn ask_now(&self, wait: bool) -> Option<(Moment, Place)> {
-        let Ticket { store, key, .. } = &*self.ticket;
-        store.ask_now(key, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake))
+        let Ticket { store, key, .. } = &**self.ticket;
+        store.ask_now(key, |queue, now, wake| store.place(self.ticket, queue, now, wait, wake))
     }
 
     /// As [`ask_now`](Self::ask_now), waiting for the answer.
     pub(crate) async fn ask(&self, wait: bool) -> Result<(Moment, Place), LockError> {
-        let Ticket { store, key, .. } = &*self.ticket;
-        store.ask(key, |queue, now, wake| store.place(&self.ticket, queue, now, wait, wake)).await
+        let Ticket { store, key, .. } = &**self.ticket;
+        store.ask(key, |queue, now, wake| store.place(self.ticket, queue, now, wait, wake)).await
     }
 
     /// Waits until the request holds; its TTL counts from the returned instant.
@@ -168,7 +167,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
         // Past any fault: a request that its client has given up is as if it had not been made.
         if !self.granted && self.ticket.number() != 0 {
