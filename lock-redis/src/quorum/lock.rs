@@ -129,7 +129,7 @@ impl RedisQuorumLock {
         };
         let members = servers.into_iter().enumerate().map(member).collect();
         let holds = Holds::new(BACKEND, Tasks::current());
-        let members = Arc::new(Members::new(members, limit, holds.tasks().clone()));
+        let members = Arc::new(Members::new(members, limit, &holds));
         let core = Core {
             prefix: settings.prefix,
             ttl: settings.ttl,
@@ -189,11 +189,9 @@ impl RedisQuorumLock {
         // As many as leave no majority to anybody.
         if answered < majority.blocking() {
             let error = self.core.out_of_reach(&answers.failures);
-            return Err(if deleted > 0 || answers.failures.iter().any(|(_, failure)| failure.sent) {
-                error.indeterminate()
-            } else {
-                error
-            });
+            let unanswered = answered + answers.failures.len() < majority.servers();
+            let doubtful = deleted > 0 || unanswered || answers.failures.iter().any(|(_, failure)| failure.sent);
+            return Err(if doubtful { error.indeterminate() } else { error });
         }
         Ok(deleted > 0 && deleted + majority.servers() - answered >= majority.needed())
     }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lock_core::backend::{Clock, Moment, Tasks};
+use lock_core::backend::{Clock, Holds, Moment, Tasks};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{error::Failure, held::Found, link::Connection, quorum::majority::Majority, servers::Servers, watcher::Reader};
 
@@ -31,6 +32,7 @@ pub(crate) struct Members {
     /// How long each has for an answer.
     pub(crate) limit: Duration,
     tasks: Tasks,
+    closing: CancellationToken,
 }
 
 const CLOCK: Clock = Clock::Suspend;
@@ -71,8 +73,8 @@ impl Member {
 }
 
 impl Members {
-    pub(crate) fn new(all: Vec<Arc<Member>>, limit: Duration, tasks: Tasks) -> Self {
-        Self { all, limit, tasks }
+    pub(crate) fn new(all: Vec<Arc<Member>>, limit: Duration, holds: &Holds) -> Self {
+        Self { all, limit, tasks: holds.tasks().clone(), closing: holds.closing().clone() }
     }
 
     pub(crate) fn majority(&self) -> Majority {
@@ -95,7 +97,8 @@ impl Members {
         suspects.into_iter().map(|suspect| many || !suspect).collect()
     }
 
-    /// Asks all at once. What has been asked goes on to its end, although the answers are not waited for.
+    /// Asks all at once. What has been asked goes on to its end although the answers are not waited for, unless the client
+    /// is closed.
     pub(crate) fn ask<T, F>(&self, ask: impl Fn(Arc<Member>) -> F) -> Answers<T>
     where
         T: Send + 'static,
@@ -112,9 +115,19 @@ impl Members {
         let (sender, receiver) = mpsc::unbounded_channel();
         let until = CLOCK.now() + limit;
         for (at, member) in self.all.iter().enumerate() {
-            let (asking, sender) = (ask(Arc::clone(member)), sender.clone());
-            // Fails when nobody waits for the answers any more.
-            self.tasks.spawn(async move { drop(sender.send((at, asking.await))) });
+            let (asking, sender, closing) = (ask(Arc::clone(member)), sender.clone(), self.closing.clone());
+            self.tasks.spawn(async move {
+                // A silent server does not hold up a shutdown.
+                let unwanted = async {
+                    closing.cancelled().await;
+                    sender.closed().await;
+                };
+                tokio::select! {
+                    // Telling fails when nobody waits for the answers any more.
+                    answer = asking => drop(sender.send((at, answer))),
+                    () = unwanted => {}
+                }
+            });
         }
         Answers { receiver, until, failures: Vec::new() }
     }

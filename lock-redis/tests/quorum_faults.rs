@@ -1,0 +1,41 @@
+//! What silent, slow and partial servers of a quorum cost, and what is left after them, with real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use lock_core::{DistributedLock, DistributedLockExt, backend::SHUTDOWN_LIMIT};
+use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
+
+mod common;
+use common::{NEVER, Operator, address, promptly, until};
+
+/// How long a server has to answer.
+const LIMIT: Duration = Duration::from_millis(300);
+
+fn three() -> Result<Vec<Server>, Skip> {
+    (0..3).map(|_| servers::redis(RedisOptions::new().own())).collect()
+}
+
+/// Polls and TTLs take ten minutes: nothing happens because of them.
+fn builder(servers: &[Server]) -> RedisQuorumLockBuilder {
+    let addresses = servers.iter().map(address).map(|address| (address.ip().to_string(), address.port()));
+    let builder = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
+    builder.with_request_timeout(LIMIT)
+}
+
+#[tokio::test]
+async fn a_server_that_never_answered_does_not_hold_up_a_shutdown() {
+    let servers = or_skip!(three());
+    servers[2].freeze().unwrap();
+    // The connections to it are waited for that long.
+    let locks = builder(&servers).with_connect_timeout(NEVER);
+    let locks = promptly("the connection", locks.connect()).await.unwrap();
+    let guard = promptly("the grant", locks.acquire("a")).await.unwrap();
+    until("the guard is watched", || async { Operator::of(&servers[0]).tracked_keys().await > 0 }).await;
+    promptly("the release", guard.release()).await.unwrap();
+    assert!(locks.residue()() > 0, "somebody still connects");
+    let shutdown = tokio::time::timeout(SHUTDOWN_LIMIT / 2, locks.shutdown()).await;
+    shutdown.expect("it waits for a silent server").unwrap();
+    assert_eq!(locks.residue()(), 0);
+}
