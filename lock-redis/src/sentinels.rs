@@ -250,6 +250,25 @@ fn names(message: &str, service: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        link::{Link, Timeouts},
+        upstream::Upstream,
+    };
+
+    #[tokio::test]
+    async fn links_that_are_gone_are_not_remembered() {
+        let (limit, tasks) = (Duration::from_secs(1), Tasks::current());
+        let info = Client::open("redis://127.0.0.2:1").unwrap().get_connection_info().clone();
+        let sentinels = Sentinels::new("s".to_owned(), vec![info.clone()], info, limit);
+        let timeouts = Timeouts { connect: limit, response: limit };
+        let link = || Link::new(Upstream::Master(Arc::clone(&sentinels)), timeouts, tasks.clone(), None);
+        let lasting = link();
+        for _ in 0..100 {
+            drop(link());
+        }
+        let links = locked(&sentinels.links);
+        assert_eq!((links.len(), links[0].upgrade().is_some()), (2, true), "the one that lasts, and the last: {lasting:?}");
+    }
 
     #[test]
     fn what_a_sentinel_says_is_read() {

@@ -135,6 +135,20 @@ impl Operator {
         line.split(' ').next().map(str::to_owned)
     }
 
+    /// The connection over which a client waits for replicas, or did so last.
+    pub(crate) async fn confirming(&self) -> Option<String> {
+        let list: String = self.run(&["CLIENT", "LIST"]).await;
+        let line = list.lines().find(|line| line.contains("cmd=wait"))?;
+        line.split(' ').next()?.strip_prefix("id=").map(str::to_owned)
+    }
+
+    /// Ends that wait.
+    pub(crate) async fn end_confirming(&self) {
+        let waits = || async { self.info("clients", "blocked_clients").await > 0 };
+        until("it waits for replicas", waits).await;
+        let _: usize = self.run(&["CLIENT", "UNBLOCK", &self.confirming().await.unwrap()]).await;
+    }
+
     /// How many keys the server reports the next change of.
     pub(crate) async fn tracked_keys(&self) -> usize {
         self.info("stats", "tracking_total_keys").await
