@@ -120,3 +120,33 @@ impl fmt::Debug for Replicas {
         f.debug_struct("Replicas").field("asked", &self.asked).field("idle", &idle).field("free", &free).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lock_core::OwnerId;
+
+    use super::*;
+    use crate::{keys::Keys, link::Timeouts, upstream::Upstream};
+
+    #[tokio::test]
+    async fn a_connection_that_was_in_use_when_it_closed_is_not_kept() {
+        let (limit, tasks) = (Duration::from_secs(1), Tasks::current());
+        // Nobody listens there.
+        let info = redis::Client::open("redis://127.0.0.2:1").unwrap().get_connection_info().clone();
+        let like = Link::new(Upstream::Fixed(info), Timeouts { connect: limit, response: limit }, tasks.clone(), None);
+        let replicas = Replicas::new(Asked { replicas: 1, timeout: limit }, Arc::new(like), limit, tasks);
+        let kept = Arc::new(Kept { keys: Keys::new("", &"a".parse().unwrap()), owner: OwnerId::random(), ttl: limit });
+        let idle = || locked(&replicas.idle).as_ref().map(Vec::len);
+        replicas.confirm(&kept).await.unwrap_err();
+        assert_eq!(idle(), Some(1), "for the next");
+        let mut late = Box::pin(replicas.confirm(&kept));
+        tokio::select! {
+            biased;
+            outcome = &mut late => panic!("without a connection: {outcome:?}"),
+            () = std::future::ready(()) => {}
+        }
+        replicas.close();
+        late.await.unwrap_err();
+        assert_eq!(idle(), None);
+    }
+}
