@@ -16,6 +16,10 @@
 //! An uncontended acquire and release takes no task, no timer and no I/O; releasing is synchronous, also by dropping the guard, and also
 //! outside a runtime. A name that nobody holds or waits for takes no memory, so there may be millions.
 //!
+//! What is held for longer is renewed by a task on each runtime that has acquired a lock from the same [`MemLock`]. So one in a
+//! `static` may be shared by several runtimes, as those of tests: when one of them ends the others go on. A guard that has
+//! outlived them all is lost at its deadline.
+//!
 //! # What it does not do
 //!
 //! It excludes nobody in another process, and forgets everything with the process.

@@ -27,6 +27,21 @@ fn release_and_drop_are_synchronous_and_need_no_runtime() {
     assert_eq!((locks.store().names(), locks.residue()), (0, 0));
 }
 
+#[test]
+fn a_client_outlives_the_runtime_that_used_it_first() {
+    let (locks, ttl) = (MemLock::new(), Duration::from_secs(3));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let acquire = async |name: &str| {
+        let options = AcquireOptions::new().with_ttl(ttl);
+        locks.acquire_with(&name.parse().unwrap(), options).await.unwrap()
+    };
+    let (moved, guard) = (first.block_on(acquire("a")), second.block_on(acquire("b")));
+    drop(first);
+    second.block_on(async { tokio::time::sleep(ttl * 4).await });
+    assert_eq!((moved.state(), guard.state()), (GuardState::Held, GuardState::Held));
+}
+
 #[tokio::test]
 async fn a_release_does_its_work_before_it_first_waits() {
     let locks = MemLock::new();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{runtime, sync::Notify, task::JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -47,7 +47,8 @@ pub enum RenewOutcome {
 /// Keeps all leases of one client alive with one task, however many there are.
 ///
 /// The task ends when the keeper and every [`Keep`] made by it are dropped. It is started on demand, and again if the
-/// runtime that it ran on is gone.
+/// runtime that it ran on is gone. With [`Tasks::anywhere`] there is one on each runtime that has had a lease kept, and each looks
+/// after all leases: they are renewed as long as one of these runtimes runs.
 pub struct Keeper<R: Renewer> {
     shared: Arc<Shared<R>>,
     tasks: Tasks,
@@ -58,10 +59,26 @@ pub struct Keeper<R: Renewer> {
 struct Shared<R: Renewer> {
     clock: Clock,
     renewer: R,
-    schedule: Mutex<Schedule<R::Item>>,
+    kept: Mutex<Kept<R::Item>>,
+    /// Has every task look again.
     wake: Notify,
-    /// Whether the task is there.
-    driven: AtomicBool,
+}
+
+struct Kept<T> {
+    schedule: Schedule<T>,
+    /// Where a task is, or is being started.
+    driven: Vec<runtime::Id>,
+}
+
+impl<T> Kept<T> {
+    /// Says whether no task is there yet, so that the caller starts one.
+    fn claim(&mut self, runtime: runtime::Id) -> bool {
+        let free = !self.driven.contains(&runtime);
+        if free {
+            self.driven.push(runtime);
+        }
+        free
+    }
 }
 
 impl<R: Renewer> Keeper<R> {
@@ -72,9 +89,9 @@ impl<R: Renewer> Keeper<R> {
     #[must_use]
     pub fn new(clock: Clock, renewer: R, tasks: Tasks) -> Arc<Self> {
         let stop = CancellationToken::new();
-        let (schedule, driven) = (Mutex::new(Schedule::new()), AtomicBool::new(false));
+        let kept = Mutex::new(Kept { schedule: Schedule::new(), driven: Vec::new() });
         Arc::new(Self {
-            shared: Arc::new(Shared { clock, renewer, schedule, wake: Notify::new(), driven }),
+            shared: Arc::new(Shared { clock, renewer, kept, wake: Notify::new() }),
             tasks,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -87,10 +104,17 @@ impl<R: Renewer> Keeper<R> {
         let cap = terms.max_hold.map(|most| sent + most);
         let renewal = Renewal::new(sent, granted, terms.renew, cap);
         let lease = Lease::new(self.shared.clock, renewal.deadline(), cap);
-        let (id, early) = locked(&self.shared.schedule).insert(sent, renewal, Arc::clone(&lease), item);
-        self.ensure_driver();
+        let runtime = self.tasks.runtime();
+        let (id, early, undriven) = {
+            let mut kept = locked(&self.shared.kept);
+            let (id, early) = kept.schedule.insert(sent, renewal, Arc::clone(&lease), item);
+            (id, early, runtime.filter(|runtime| kept.claim(*runtime)))
+        };
+        if let Some(runtime) = undriven {
+            self.tasks.spawn(drive(Driving { shared: Arc::clone(&self.shared), runtime }, self.stop.clone()));
+        }
         if early {
-            self.shared.wake.notify_one();
+            self.shared.wake.notify_waiters();
         }
         let keeper: Arc<dyn Forget> = Arc::clone(self) as _;
         (lease, Keep { id, keeper, stopped: AtomicBool::new(false) })
@@ -99,25 +123,22 @@ impl<R: Renewer> Keeper<R> {
     /// How many leases are kept; for leak checks.
     #[must_use]
     pub fn kept(&self) -> usize {
-        locked(&self.shared.schedule).len()
-    }
-
-    fn ensure_driver(&self) {
-        if self.shared.driven.load(Ordering::Acquire) || self.shared.driven.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        // Says so when it ends, also where it never runs: without a runtime, or on one that is being shut down.
-        let driving = Driving(Arc::clone(&self.shared));
-        self.tasks.spawn(drive(driving, self.stop.clone()));
+        locked(&self.shared.kept).schedule.len()
     }
 }
 
-/// The task's own mark that it is there.
-struct Driving<R: Renewer>(Arc<Shared<R>>);
+/// A task's own mark that it is there. Dropped when the task ends, also where it never runs: on a runtime that is being
+/// shut down.
+struct Driving<R: Renewer> {
+    shared: Arc<Shared<R>>,
+    runtime: runtime::Id,
+}
 
 impl<R: Renewer> Drop for Driving<R> {
     fn drop(&mut self) {
-        self.0.driven.store(false, Ordering::Release);
+        locked(&self.shared.kept).driven.retain(|runtime| *runtime != self.runtime);
+        // The others may rely on it to look in time.
+        self.shared.wake.notify_waiters();
     }
 }
 
@@ -137,7 +158,9 @@ pub struct Keep {
 impl Keep {
     /// As a drop, before it.
     pub(crate) fn stop(&self) {
-        if !self.stopped.load(Ordering::Acquire) && !self.stopped.swap(true, Ordering::AcqRel) {
+        // Two at once both forget it, which does no harm and is cheaper than to exclude each other.
+        if !self.stopped.load(Ordering::Relaxed) {
+            self.stopped.store(true, Ordering::Relaxed);
             self.keeper.forget(self.id);
         }
     }
@@ -149,7 +172,7 @@ trait Forget: Send + Sync {
 
 impl<R: Renewer> Forget for Keeper<R> {
     fn forget(&self, id: Id) {
-        locked(&self.shared.schedule).remove(id);
+        locked(&self.shared.kept).schedule.remove(id);
     }
 }
 
@@ -166,16 +189,18 @@ impl Debug for Keep {
 }
 
 async fn drive<R: Renewer>(driving: Driving<R>, stop: CancellationToken) {
-    let shared = &driving.0;
+    let shared = &driving.shared;
     let mut in_flight = JoinSet::new();
     loop {
+        // Before the look, so that whatever comes after it wakes.
+        let woken = shared.wake.notified();
         let (due, next) = {
-            let (now, mut schedule) = (shared.clock.now(), locked(&shared.schedule));
-            (schedule.poll(now), schedule.rest(now))
+            let (now, mut kept) = (shared.clock.now(), locked(&shared.kept));
+            (kept.schedule.poll(now), kept.schedule.rest(now))
         };
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
-            in_flight.spawn(renew(Arc::clone(shared), due.by_ref().take(Keeper::<R>::BATCH).collect()));
+            in_flight.spawn(Attempt::new(Arc::clone(shared), due.by_ref().take(Keeper::<R>::BATCH)).run());
         }
         let look_again = async {
             match next {
@@ -185,29 +210,62 @@ async fn drive<R: Renewer>(driving: Driving<R>, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = shared.wake.notified() => {}
+            () = woken => {}
             Some(_) = in_flight.join_next() => {}
             () = look_again => {}
         }
     }
 }
 
-async fn renew<R: Renewer>(shared: Arc<Shared<R>>, batch: Vec<Due<R::Item>>) {
-    let Some(give_up) = batch.iter().map(|due| due.give_up).min() else { return };
-    let (ids, items): (Vec<_>, Vec<_>) = batch.into_iter().map(|due| (due.id, due.item)).unzip();
-    let outcomes = tokio::select! {
-        outcomes = shared.renewer.renew(&items) => Some(outcomes),
-        () = shared.clock.sleep_until(give_up) => None,
-    };
-    let now = shared.clock.now();
-    let mut outcomes = outcomes.into_iter().flatten();
-    let mut schedule = locked(&shared.schedule);
-    for id in ids {
-        let outcome = outcomes.next().unwrap_or_else(|| RenewOutcome::Failed(unanswered()));
-        if let RenewOutcome::Failed(error) = &outcome {
-            tracing::debug!(%error, "renewal failed, will be retried until the deadline");
+/// Renewals under way. They count as failed if nothing else becomes of them: their runtime may end, and leave the
+/// leases to another.
+struct Attempt<R: Renewer> {
+    shared: Arc<Shared<R>>,
+    ids: Vec<Id>,
+    items: Vec<Arc<R::Item>>,
+    give_up: Option<Moment>,
+}
+
+impl<R: Renewer> Attempt<R> {
+    fn new(shared: Arc<Shared<R>>, batch: impl Iterator<Item = Due<R::Item>>) -> Self {
+        let mut attempt = Self { shared, ids: Vec::new(), items: Vec::new(), give_up: None };
+        for Due { id, item, give_up } in batch {
+            attempt.ids.push(id);
+            attempt.items.push(item);
+            attempt.give_up = Some(attempt.give_up.map_or(give_up, |first| first.min(give_up)));
         }
-        schedule.complete(id, now, &outcome, rand::random());
+        attempt
+    }
+
+    async fn run(mut self) {
+        let Some(give_up) = self.give_up else { return };
+        let outcomes = tokio::select! {
+            outcomes = self.shared.renewer.renew(&self.items) => outcomes,
+            () = self.shared.clock.sleep_until(give_up) => Vec::new(),
+        };
+        self.complete(outcomes);
+    }
+
+    fn complete(&mut self, outcomes: Vec<RenewOutcome>) {
+        let now = self.shared.clock.now();
+        let mut outcomes = outcomes.into_iter();
+        let mut kept = locked(&self.shared.kept);
+        for id in self.ids.drain(..) {
+            let outcome = outcomes.next().unwrap_or_else(|| RenewOutcome::Failed(unanswered()));
+            if let RenewOutcome::Failed(error) = &outcome {
+                tracing::debug!(%error, "renewal failed, will be retried until the deadline");
+            }
+            kept.schedule.complete(id, now, &outcome, rand::random());
+        }
+    }
+}
+
+impl<R: Renewer> Drop for Attempt<R> {
+    fn drop(&mut self) {
+        if !self.ids.is_empty() {
+            self.complete(Vec::new());
+            self.shared.wake.notify_waiters();
+        }
     }
 }
 
@@ -287,5 +345,47 @@ mod tests {
         assert_eq!(tasks.running(), 1);
         drop(keep);
         tasks.idle().await;
+    }
+
+    fn paused_runtime() -> runtime::Runtime {
+        runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+    }
+
+    #[test]
+    fn leases_live_on_when_one_of_their_runtimes_ends() {
+        let (tasks, now) = (Tasks::anywhere(), Clock::Tokio.now());
+        let keeper = Keeper::new(Clock::Tokio, Store::default(), tasks.clone());
+        let (short, long) = (paused_runtime(), paused_runtime());
+        let keep = async || keeper.keep(Arc::new(()), now, TTL, &terms());
+        let (first, second) = (short.block_on(keep()), long.block_on(keep()));
+        let third = long.block_on(keep());
+        assert_eq!(tasks.running(), 2, "one on each runtime");
+        drop(short);
+        assert_eq!(tasks.running(), 1);
+        long.block_on(async { tokio::time::sleep(TTL * 4).await });
+        assert!([&first, &second, &third].iter().all(|(lease, _)| lease.deadline().is_ok()));
+    }
+
+    #[test]
+    fn a_renewal_that_ends_with_its_runtime_is_retried_on_another() {
+        let (store, now) = (Store::default(), Clock::Tokio.now());
+        let (frozen, calls) = (Arc::clone(&store.frozen), Arc::clone(&store.calls));
+        let keeper = Keeper::new(Clock::Tokio, store, Tasks::anywhere());
+        let keep = async |ttl| {
+            let kept = keeper.keep(Arc::new(()), now, ttl, &terms());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            kept
+        };
+        let (short, long) = (paused_runtime(), paused_runtime());
+        frozen.store(true, SeqCst);
+        let (lease, _keep) = short.block_on(keep(TTL));
+        short.block_on(async { tokio::time::sleep(TTL / 3).await });
+        assert_eq!(calls.load(SeqCst), 1);
+        // The task there now waits for nothing but the renewal's outcome and what is due long after.
+        let _other = long.block_on(keep(TTL * 10));
+        drop(short);
+        frozen.store(false, SeqCst);
+        long.block_on(async { tokio::time::sleep(TTL * 2).await });
+        assert!(lease.deadline().is_ok());
     }
 }

@@ -5,7 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{runtime::Handle, task::JoinHandle};
+use tokio::{
+    runtime::{Handle, Id},
+    task::JoinHandle,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{ErrorKind, LockError};
@@ -54,6 +57,14 @@ impl Tasks {
     /// Those of the future; [`ErrorKind::Unavailable`] if the tasks' runtime has ended.
     pub fn finish<T: Send + 'static>(&self, future: impl Future<Output = Result<T, LockError>> + Send + 'static) -> Finish<T> {
         Finish { run: Run::New(Box::pin(future)), tasks: self.clone() }
+    }
+
+    /// Where a task would start now.
+    pub(super) fn runtime(&self) -> Option<Id> {
+        match &self.home {
+            Some(home) => Some(home.id()),
+            None => Handle::try_current().ok().map(|here| here.id()),
+        }
     }
 
     fn is_home(&self) -> bool {
