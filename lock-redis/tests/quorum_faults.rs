@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisOptions, Server, Skip};
-use lock_core::{DistributedLock, DistributedLockExt, backend::SHUTDOWN_LIMIT};
+use lock_core::{DistributedLock, DistributedLockExt, GuardState, LossReason, backend::SHUTDOWN_LIMIT};
 use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
 
 mod common;
@@ -38,4 +38,32 @@ async fn a_server_that_never_answered_does_not_hold_up_a_shutdown() {
     let shutdown = tokio::time::timeout(SHUTDOWN_LIMIT / 2, locks.shutdown()).await;
     shutdown.expect("it waits for a silent server").unwrap();
     assert_eq!(locks.residue()(), 0);
+}
+
+#[tokio::test]
+async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
+    let servers = or_skip!(three());
+    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    // Whoever waits for the silent one waits for ten minutes.
+    let locks = builder(&servers).with_request_timeout(NEVER).connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    for operator in &operators {
+        until("the guard is watched", || async { operator.tracked_keys().await > 0 }).await;
+    }
+    // One alone is no loss, and all are read again.
+    let before = reads(&operators[2]).await;
+    let () = operators[0].run(&["DEL", "a"]).await;
+    until("the third has answered", || async { reads(&operators[2]).await > before }).await;
+    until("the first reports again", || async { operators[0].tracked_keys().await > 0 }).await;
+    assert_eq!(guard.state(), GuardState::Held);
+    servers[2].freeze().unwrap();
+    let () = operators[1].run(&["DEL", "a"]).await;
+    assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+}
+
+/// How many times a server has been asked what a key holds.
+async fn reads(operator: &Operator) -> usize {
+    let stats: String = operator.run(&["INFO", "commandstats"]).await;
+    let calls = |line: &str| line.strip_prefix("cmdstat_get:calls=")?.split(',').next()?.parse().ok();
+    stats.lines().find_map(calls).unwrap_or(0)
 }

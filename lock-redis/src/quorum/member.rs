@@ -172,29 +172,38 @@ impl<T> Answers<T> {
 
 #[async_trait]
 impl Reader for Members {
+    /// Waits for no more answers than it takes to tell, for nothing else is read meanwhile.
     async fn read(&self, keys: &[Arc<str>]) -> Vec<Found> {
-        let keys: Arc<[_]> = keys.into();
+        let (keys, majority): (Arc<[_]>, _) = (keys.into(), self.majority());
         let mut answers = self.ask(|member| {
             let keys = Arc::clone(&keys);
             async move { Ok(member.servers.read(&keys).await) }
         });
-        let mut found = vec![Vec::new(); keys.len()];
-        while let Some((_, read)) = answers.next().await {
+        let (mut found, mut open) = (vec![Vec::new(); keys.len()], majority.servers());
+        let mut unanswered = self.worth_waiting_for();
+        while unanswered.contains(&true) && !found.iter().all(|values| is_settled(majority, values, open)) {
+            let Some((server, read)) = answers.next().await else {
+                // The next read does not wait for them.
+                for (member, _) in self.all.iter().zip(unanswered).filter(|(_, silent)| *silent) {
+                    member.suspect.store(true, Relaxed);
+                }
+                break;
+            };
+            (unanswered[server], open) = (false, open - 1);
             for (values, value) in found.iter_mut().zip(read.unwrap_or_default()) {
                 values.extend(value);
             }
         }
-        found.into_iter().map(|values| common_value(self.majority(), values)).collect()
+        found.iter().map(|values| common_value(majority, values)).collect()
     }
 }
 
 /// The value whose owner may still have a majority, when that is at most one; `None` if too few servers answered to tell.
-fn common_value(majority: Majority, values: Vec<Option<Vec<u8>>>) -> Found {
+fn common_value(majority: Majority, values: &[Option<Vec<u8>>]) -> Found {
     if values.len() < majority.blocking() {
         return None;
     }
-    let others = |value: &Vec<u8>| values.iter().filter(|other| other.as_ref() != Some(value)).count();
-    let mut possible: Vec<_> = values.iter().flatten().filter(|value| others(value) < majority.blocking()).collect();
+    let mut possible: Vec<_> = values.iter().flatten().filter(|value| others(values, value) < majority.blocking()).collect();
     possible.sort_unstable();
     possible.dedup();
     match possible.as_slice() {
@@ -204,13 +213,27 @@ fn common_value(majority: Majority, values: Vec<Option<Vec<u8>>>) -> Found {
     }
 }
 
+/// Whether [`common_value`] stays what it is, whatever the servers say that have not answered.
+fn is_settled(majority: Majority, values: &[Option<Vec<u8>>], open: usize) -> bool {
+    match common_value(majority, values) {
+        Some(Some(value)) => others(values, &value) + open < majority.blocking(),
+        Some(None) => true,
+        None => open == 0,
+    }
+}
+
+/// How many do not have the value.
+fn others(values: &[Option<Vec<u8>>], value: &[u8]) -> usize {
+    values.iter().filter(|other| other.as_deref() != Some(value)).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn common(servers: usize, values: &[&str]) -> Option<Option<String>> {
-        let values = values.iter().map(|value| (!value.is_empty()).then(|| value.as_bytes().to_vec())).collect();
-        let found = common_value(Majority::of(servers), values);
+        let values: Vec<_> = values.iter().map(|value| (!value.is_empty()).then(|| value.as_bytes().to_vec())).collect();
+        let found = common_value(Majority::of(servers), &values);
         found.map(|value| value.map(|value| String::from_utf8(value).unwrap()))
     }
 
@@ -226,5 +249,32 @@ mod tests {
         assert_eq!(common(3, &["a"]), None, "too few to tell");
         assert_eq!(common(5, &["a", "a", "b"]), None, "either may have a majority");
         assert_eq!(common(4, &["a", "a", "", ""]), Some(None), "two of four are none");
+    }
+
+    /// Every sequence of answers and failures: what is settled does not change, and a majority settles it.
+    #[test]
+    fn what_is_settled_is_final() {
+        for servers in 3..=5_usize {
+            let majority = Majority::of(servers);
+            for history in 0..4_usize.pow(servers as u32) {
+                let (mut values, mut settled) = (Vec::new(), None);
+                for at in 0..servers {
+                    match history / 4_usize.pow(at as u32) % 4 {
+                        0 => {}
+                        1 => values.push(None),
+                        owner => values.push(Some(vec![owner as u8])),
+                    }
+                    let found = common_value(majority, &values);
+                    let agree = values.iter().flatten().any(|value| values.len() - others(&values, value) >= majority.needed());
+                    let is_settled = is_settled(majority, &values, servers - at - 1);
+                    assert!(
+                        settled.as_ref().is_none_or(|settled| *settled == found && is_settled),
+                        "{history}: {settled:?}, then {found:?}"
+                    );
+                    assert!(is_settled || (at + 1 < servers && !agree), "{history}: {values:?}");
+                    settled = is_settled.then_some(found);
+                }
+            }
+        }
     }
 }
