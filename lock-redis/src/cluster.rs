@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
     seeds: Vec<Address>,
     /// Settings of all servers.
     servers: ConnectionInfo,
-    timeouts: Timeouts,
+    pub(crate) timeouts: Timeouts,
     tasks: Tasks,
     listener: Arc<dyn Listener>,
     map: watch::Sender<SlotMap>,

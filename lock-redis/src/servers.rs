@@ -137,6 +137,14 @@ impl Servers {
         groups.into_values().collect()
     }
 
+    /// Bounds what is asked of one server while others are asked too, so that it does not hold up what they say; by `limit`, or the
+    /// time for an answer if there is none.
+    pub(crate) async fn bounded<T>(&self, limit: Option<Duration>, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let Self::Cluster(cluster) = self else { return asked.await };
+        let in_time = tokio::time::timeout(limit.unwrap_or(cluster.timeouts.response), asked).await;
+        in_time.unwrap_or_else(|_| Err(Failure::sent(io::Error::from(io::ErrorKind::TimedOut))))
+    }
+
     pub(crate) fn close(&self) {
         match self {
             Self::One { node, sentinels } => {

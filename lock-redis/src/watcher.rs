@@ -249,7 +249,7 @@ async fn read_group(servers: &Servers, keys: &[Arc<str>], places: &[usize]) -> V
         let connection: Connection = route.tracking().await?;
         connection.run_all(&gets, places.len()).await
     };
-    match values.await {
+    match servers.bounded(None, values).await {
         Ok(values) => {
             values.iter().filter_map(|value| value.as_ref().err()).for_each(|failure| servers.note(failure));
             values.into_iter().map(|value| value.ok().and_then(held_value)).collect()

@@ -1,0 +1,72 @@
+//! What becomes of locks when one server of a real cluster is in trouble: those on the others must not notice.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use conformance_tests::servers::{self, RedisCluster, RedisOptions, Trouble};
+use lock_core::{DistributedLock, LockGuard, LossReason};
+use lock_redis::{RedisLock, RedisLockBuilder};
+
+mod common;
+use common::{NEVER, Operator, name, promptly, ttl, until};
+
+/// A cluster whose servers serve what they have, whatever becomes of the others.
+fn options() -> RedisOptions {
+    let arguments = ["--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
+    arguments.into_iter().fold(RedisOptions::new(), RedisOptions::with_argument)
+}
+
+fn builder(cluster: &RedisCluster) -> RedisLockBuilder {
+    let seeds = (0..cluster.size()).map(|at| cluster.endpoint(at));
+    let seeds: Vec<(String, u16)> =
+        seeds.map(|seed| seed.rsplit_once(':').map(|(host, port)| (host.to_owned(), port.parse().unwrap())).unwrap()).collect();
+    RedisLock::builder().with_cluster(seeds).with_ttl(NEVER).with_poll_interval(NEVER)
+}
+
+fn operator(cluster: &RedisCluster, server: usize) -> Operator {
+    Operator::at(&cluster.direct_endpoint(server))
+}
+
+/// Keys that a server of three masters has, and that the restricted user may use.
+async fn names_on(cluster: &RedisCluster, server: usize, count: usize) -> Vec<String> {
+    let (operator, mut names) = (operator(cluster, 0), Vec::new());
+    for name in (0..).map(|number| format!("app:k{number}")) {
+        let slot: usize = operator.run(&["CLUSTER", "KEYSLOT", &name]).await;
+        if (16384 * server / 3..16384 * (server + 1) / 3).contains(&slot) {
+            names.push(name);
+        }
+        if names.len() == count {
+            break;
+        }
+    }
+    names
+}
+
+async fn acquire_all(locks: &RedisLock, names: &[String], term: Duration) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for key in names {
+        guards.push(locks.acquire_with(&name(key), ttl(term)).await.unwrap());
+    }
+    guards
+}
+
+#[tokio::test]
+async fn a_loss_is_told_while_the_connection_to_another_server_is_being_made() {
+    let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
+    let builder = builder(&cluster).with_request_timeout(Duration::from_millis(300)).with_connect_timeout(NEVER);
+    let locks = builder.connect().await.unwrap();
+    let _on_troubled = acquire_all(&locks, &names_on(&cluster, 0, 3).await, NEVER).await;
+    let on_healthy = acquire_all(&locks, &names_on(&cluster, 1, 3).await, NEVER).await;
+    for server in [0, 1] {
+        until("all are watched", || async { operator(&cluster, server).tracked_keys().await >= 3 }).await;
+    }
+    cluster.trouble(0, Trouble::Refuse);
+    until("the connections are gone", || async { operator(&cluster, 0).clients().await == 1 }).await;
+    // A new connection gets no further than its first request.
+    cluster.trouble(0, Trouble::DropReplies);
+    until("it is being made again", || async { operator(&cluster, 0).clients().await > 1 }).await;
+    for guard in &on_healthy {
+        let () = operator(&cluster, 1).run(&["DEL", guard.name().as_str()]).await;
+        assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    }
+}
