@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -40,9 +43,10 @@ impl Renewer for RedisRenewer {
     async fn renew(&self, batch: &[Arc<Kept>]) -> Vec<RenewOutcome> {
         let mut outcomes: Vec<_> = batch.iter().map(|_| None).collect();
         let groups = self.servers.group(batch.iter().map(|kept| &*kept.keys.lock));
+        let until = Instant::now() + limit(batch);
         let renewals = groups.iter().map(|places| async move {
             let group: Vec<_> = places.iter().map(|at| Arc::clone(&batch[*at])).collect();
-            (places, self.renew_group(&group).await)
+            (places, self.renew_group(&group, until).await)
         });
         for (places, renewed) in join_all(renewals).await {
             for (at, outcome) in places.iter().zip(renewed) {
@@ -56,6 +60,12 @@ impl Renewer for RedisRenewer {
         }
         outcomes
     }
+}
+
+/// How long to wait for those servers of a cluster that do not answer. After a third of the TTL the keeper would give up what the
+/// others have renewed as well.
+fn limit(batch: &[Arc<Kept>]) -> Duration {
+    batch.iter().map(|kept| kept.ttl).min().unwrap_or_default() / 15 * 4
 }
 
 /// What replicas have not confirmed is not renewed. They are all renewed once more on the way, for it may lead to another server.
@@ -81,15 +91,18 @@ async fn confirm(replicas: &Arc<Replicas>, batch: &[Arc<Kept>], outcomes: &mut [
 
 impl RedisRenewer {
     /// Renews what one server keeps.
-    async fn renew_group(&self, group: &[Arc<Kept>]) -> Vec<RenewOutcome> {
+    async fn renew_group(&self, group: &[Arc<Kept>], until: Instant) -> Vec<RenewOutcome> {
         let Some(first) = group.first() else { return Vec::new() };
         let mut route = self.servers.route(&first.keys.lock);
         let answers = async { renew_all(&route.commands().await?, group).await };
-        match answers.await {
+        match self.servers.bounded(Some(left(until)), answers).await {
             Ok(answers) => {
                 let renewals = group.iter().zip(answers).map(|(kept, answer)| async move {
                     match answer {
-                        Err(failure) if failure.redirection().is_some() => outcome(kept, self.renew_where_it_is(kept, &failure).await),
+                        Err(failure) if failure.redirection().is_some() => {
+                            let renewed = self.renew_where_it_is(kept, &failure);
+                            outcome(kept, self.servers.bounded(Some(left(until)), renewed).await)
+                        }
                         answer => outcome(kept, answer),
                     }
                 });
@@ -111,6 +124,10 @@ impl RedisRenewer {
         };
         self.servers.at(&kept.keys.lock, renew).await
     }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// One answer for each lease of the batch.

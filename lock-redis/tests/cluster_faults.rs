@@ -8,7 +8,7 @@ use lock_core::{DistributedLock, LockGuard, LossReason};
 use lock_redis::{RedisLock, RedisLockBuilder};
 
 mod common;
-use common::{NEVER, Operator, name, promptly, ttl, until};
+use common::{NEVER, Operator, name, promptly, renewed_within, ttl, until};
 
 /// A cluster whose servers serve what they have, whatever becomes of the others.
 fn options() -> RedisOptions {
@@ -68,5 +68,22 @@ async fn a_loss_is_told_while_the_connection_to_another_server_is_being_made() {
     for guard in &on_healthy {
         let () = operator(&cluster, 1).run(&["DEL", guard.name().as_str()]).await;
         assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_server_costs_no_renewal_on_another() {
+    const TTL: Duration = Duration::from_secs(3);
+    let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
+    let locks = builder(&cluster).connect().await.unwrap();
+    // So many that there is always one to be tried again together with those of the other server.
+    let (on_frozen, on_healthy) = (names_on(&cluster, 0, 100).await, names_on(&cluster, 1, 3).await);
+    let (on_frozen, on_healthy) = (acquire_all(&locks, &on_frozen, TTL).await, acquire_all(&locks, &on_healthy, TTL).await);
+    cluster.freeze(0).unwrap();
+    for guard in &on_frozen {
+        assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
+    }
+    for guard in &on_healthy {
+        renewed_within(TTL, guard).await;
     }
 }
