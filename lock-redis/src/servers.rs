@@ -220,19 +220,17 @@ impl Route<'_> {
     }
 
     async fn connection(&mut self, kind: Kind) -> Result<Connection, Failure> {
-        match (self.servers, self.sent_to.take()) {
-            (Servers::One { node, .. }, _) => node.link(kind).connection().await,
+        let (node, connection) = match (self.servers, &self.sent_to) {
+            (Servers::One { node, .. }, _) => return node.link(kind).connection().await,
             (Servers::Cluster(_), Some((node, asking))) => {
                 let connection = node.link(kind).connection().await?;
-                self.last = Some(node);
-                Ok(if asking { connection.asking() } else { connection })
+                (Arc::clone(node), if *asking { connection.asking() } else { connection })
             }
-            (Servers::Cluster(cluster), None) => {
-                let (node, connection) = in_cluster(cluster, slot(self.key), kind).await?;
-                self.last = Some(node);
-                Ok(connection)
-            }
-        }
+            (Servers::Cluster(cluster), None) => in_cluster(cluster, slot(self.key), kind).await?,
+        };
+        // Not before: who is refused one kind of connection takes another one to the same server.
+        (self.last, self.sent_to) = (Some(node), None);
+        Ok(connection)
     }
 }
 

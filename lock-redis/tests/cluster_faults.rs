@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisCluster, RedisOptions, Trouble};
-use lock_core::{DistributedLock, LockGuard, LossReason};
+use lock_core::{DistributedLock, DistributedLockExt, LockGuard, LossReason};
 use lock_redis::{RedisLock, RedisLockBuilder};
 
 mod common;
@@ -86,4 +86,39 @@ async fn a_frozen_server_costs_no_renewal_on_another() {
     for guard in &on_healthy {
         renewed_within(TTL, guard).await;
     }
+}
+
+#[tokio::test]
+async fn a_waiter_that_polls_follows_a_slot_that_is_on_its_way() {
+    let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
+    for server in 0..3 {
+        let rules = common::RULES.iter().copied().filter(|rule| *rule != "+client|tracking");
+        let rules: Vec<_> = rules.chain(["+cluster|slots", "+asking"]).collect();
+        let () = operator(&cluster, server).run(&rules).await;
+    }
+    let holder = builder(&cluster).connect().await.unwrap();
+    let app = builder(&cluster).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
+    let locks = app.connect().await.unwrap();
+    let keys = names_on(&cluster, 0, 1).await;
+    let guard = acquire_all(&holder, &keys, NEVER).await.remove(0);
+    let waiting = tokio::spawn({
+        let (locks, waited_for) = (locks.clone(), keys[0].replace("app:", ""));
+        async move { locks.acquire(waited_for).await }
+    });
+    until("it waits", || async { locks.residue()() > 0 }).await;
+    let (source, target) = (operator(&cluster, 0), operator(&cluster, 1));
+    let slot = source.run::<usize>(&["CLUSTER", "KEYSLOT", &keys[0]]).await.to_string();
+    let () = target.run(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(0).unwrap()]).await;
+    let () = source.run(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(1).unwrap()]).await;
+    let both: Vec<String> = source.run(&["CLUSTER", "GETKEYSINSLOT", &slot, "2"]).await;
+    let to = cluster.endpoint(1);
+    let (host, port) = to.rsplit_once(':').unwrap();
+    let () = source.run(&["MIGRATE", host, port, "", "0", "5000", "KEYS", &both[0], &both[1]]).await;
+    // Nobody else is sent on with ASK.
+    until("it asks there", || async { target.run::<String>(&["INFO", "commandstats"]).await.contains("cmdstat_asking") }).await;
+    for server in [&target, &source] {
+        let () = server.run(&["CLUSTER", "SETSLOT", &slot, "NODE", &cluster.id(1).unwrap()]).await;
+    }
+    guard.release().await.unwrap();
+    promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
 }
