@@ -4,7 +4,7 @@ use lock_core::{
     ErrorKind, FencingToken, LockError, LockGuard, LockName, OwnerId, Terms,
     backend::{Clock, Grant, Holds, Keeper, LossTrigger, Moment, Tasks, bounded},
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::{
     error::Failure,
@@ -147,31 +147,16 @@ impl Core {
     async fn attempt(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Attempt {
         let (tell, mut told) = mpsc::unbounded_channel();
         let sent = CLOCK.now();
-        let mut ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, self.members.limit);
+        let ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, self.members.limit);
         let kept = Kept { keys: keys.clone(), owner: OwnerId::random(), ttl: terms.ttl };
         let voted = tell.clone();
         // Telling fails when the attempt is over.
         let stake = Stake::ask_for(self, kept, terms.metadata.as_deref(), move |vote| drop(voted.send(News::Voted(vote))));
-        let mut failures = Vec::new();
-        let outcome = loop {
-            match ballot.step(CLOCK.now()) {
-                Step::Over(outcome) => break outcome,
-                Step::Raise { token, servers } => servers.into_iter().for_each(|server| {
-                    let raised = tell.clone();
-                    stake.raise(server, token, move |answer| drop(raised.send(News::Raised(server, answer))));
-                }),
-                Step::Wait(until) => tokio::select! {
-                    () = CLOCK.sleep_until(until) => {}
-                    Some(news) = told.recv() => match news {
-                        News::Voted(Voted { server, vote, failure }) => {
-                            ballot.voted(server, vote);
-                            failures.extend(failure.map(|failure| (server, failure)));
-                        }
-                        News::Raised(server, answer) => ballot.raised(server, answer),
-                    },
-                },
-            }
-        };
+        let (outcome, failures) = decide(ballot, &mut told, |server, token| {
+            let raised = tell.clone();
+            stake.raise(server, token, move |answer| drop(raised.send(News::Raised(server, answer))));
+        })
+        .await;
         if let Outcome::Won(token) = outcome {
             return Attempt::Won(self.guard(name, stake, FencingToken::new(token), sent, terms));
         }
@@ -225,6 +210,32 @@ enum News {
     Raised(usize, Option<bool>),
 }
 
+/// Takes the servers' answers until the ballot is decided; `raise` sends a server the token.
+async fn decide(mut ballot: Ballot, told: &mut UnboundedReceiver<News>, raise: impl Fn(usize, u64)) -> (Outcome, Vec<(usize, Failure)>) {
+    let mut failures = Vec::new();
+    let mut take = |ballot: &mut Ballot, news| match news {
+        News::Voted(Voted { server, vote, failure }) => {
+            ballot.voted(server, vote);
+            failures.extend(failure.map(|failure| (server, failure)));
+        }
+        News::Raised(server, answer) => ballot.raised(server, answer),
+    };
+    loop {
+        // What has come counts, also if the time was up before this task went on.
+        while let Ok(news) = told.try_recv() {
+            take(&mut ballot, news);
+        }
+        match ballot.step(CLOCK.now()) {
+            Step::Over(outcome) => return (outcome, failures),
+            Step::Raise { token, servers } => servers.into_iter().for_each(|server| raise(server, token)),
+            Step::Wait(until) => tokio::select! {
+                () = CLOCK.sleep_until(until) => {}
+                Some(news) = told.recv() => take(&mut ballot, news),
+            },
+        }
+    }
+}
+
 /// Random pauses that grow.
 struct Backoff {
     least: f64,
@@ -269,5 +280,38 @@ impl Trouble {
         let since = *self.since.insert(self.began());
         let hopeless = error.kind() != ErrorKind::Unavailable || CLOCK.now().saturating_since(since) >= patience;
         if hopeless { Err(error) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quorum::ballot::Vote;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn answers_that_came_during_a_stall_count() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        for (server, token) in [7, 9].into_iter().enumerate() {
+            tell.send(News::Voted(Voted { server, vote: Vote::Granted(token), failure: None })).unwrap();
+        }
+        // The time for the votes is up from the beginning, and that for the raise as soon as it has begun.
+        let ballot = Ballot::new(&[false; 3], CLOCK.now(), TTL, Duration::ZERO);
+        let raise = |server, token| {
+            assert_eq!((server, token), (0, 9));
+            tell.send(News::Raised(server, Some(true))).unwrap();
+        };
+        let (outcome, failures) = decide(ballot, &mut told, raise).await;
+        assert!(outcome == Outcome::Won(9) && failures.is_empty(), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn without_answers_the_time_is_up() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        tell.send(News::Voted(Voted { server: 2, vote: Vote::Granted(7), failure: None })).unwrap();
+        let ballot = Ballot::new(&[false; 3], CLOCK.now(), TTL, Duration::ZERO);
+        let (outcome, _) = decide(ballot, &mut told, |_, _| unreachable!("no majority")).await;
+        assert_eq!(outcome, Outcome::OutOfReach);
     }
 }
