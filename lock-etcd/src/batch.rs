@@ -1,12 +1,12 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use etcd_client::{Compare, Error as EtcdError, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use lock_core::backend::Tasks;
+use lock_core::backend::{Tasks, locked};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -158,7 +158,7 @@ impl Batches {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
+    Arc, Mutex, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use etcd_client::{PutOptions, Txn, TxnOp};
 use lock_core::{
     ErrorKind, FencingToken, LockError, LockGuard, LossReason, Terms,
-    backend::{Entry, Grant, LossTrigger},
+    backend::{Entry, Grant, LossTrigger, locked},
 };
 
 use crate::{claim::Claim, note::Note, own_entry::OwnEntry, session::Sessions, watch::Watch};
@@ -77,7 +77,7 @@ impl Held {
     }
 
     pub(crate) fn watched_by(&self, watch: Option<Watch>) {
-        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+        *locked(&self.watch) = watch;
     }
 
     /// Writes down the token and the time of an acquisition that had to wait: its entry could not know them.

@@ -1,10 +1,11 @@
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
+use lock_core::backend::locked;
 use tokio_util::sync::CancellationToken;
 
 use crate::{cluster::Cluster, core::Core, error::Failure, session::Session};
@@ -33,13 +34,13 @@ impl Ghosts {
 
     /// Whether it is the first of its session.
     fn add(&self, key: &str) -> bool {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = locked(&self.keys);
         keys.insert(key.to_owned());
         keys.len() == 1
     }
 
     fn keys(&self) -> Vec<String> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        locked(&self.keys).iter().cloned().collect()
     }
 }
 

@@ -1,12 +1,12 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
 use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
 use futures_util::stream::{self, StreamExt};
-use lock_core::LockError;
+use lock_core::{LockError, backend::locked};
 use tokio::{
     sync::{
         Notify,
@@ -70,7 +70,7 @@ impl Monitor {
 
 impl Fresh {
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Weak<Held>)>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.queue)
     }
 
     /// When to look for guards that have come of age.

@@ -1,9 +1,9 @@
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
-use lock_core::LockName;
+use lock_core::{LockName, backend::locked};
 
 /// The numbers that tell apart the entries that one session has for one name; the lowest that is free is taken.
 ///
@@ -47,7 +47,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LockName, Numbers>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
 use lock_core::{
     ErrorKind, LockError, LossReason, Operation, Terms,
-    backend::{Clock, Keep, Keeper, Lease, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks},
+    backend::{Clock, Keep, Keeper, Lease, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,7 @@ impl Session {
         let sent = Clock::Suspend.now();
         renew(&self.home.cluster, self.granted.id).await.map_err(|failure| failure.error)?;
         let held = self.home.keeper.keep(Arc::new(self.granted), sent, self.granted.ttl, terms);
-        drop(self.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(locked(&self.keep).take());
         Ok(held)
     }
 }
@@ -171,7 +171,7 @@ impl Sessions {
             return Ok(session);
         }
         let session = self.grant(terms).await?;
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = locked(&self.shared);
         // Whoever closes the sessions after this finds the new one; who did so before will not come again.
         if self.home.closing.is_cancelled() {
             return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again"));
@@ -187,7 +187,7 @@ impl Sessions {
     /// Takes a session out of use, for there is, or may come to be, an entry of it that cannot be removed: with the last
     /// guard and waiter that have it its lease ends, and the entry. The session of a client that goes on would keep it for ever.
     pub(crate) fn retire(&self, session: &Arc<Session>) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = locked(&self.shared);
         shared.retired.retain(|other| other.strong_count() > 0);
         if !shared.retired.iter().any(|other| std::ptr::eq(other.as_ptr(), &**session)) {
             shared.retired.push(Arc::downgrade(session));
@@ -199,7 +199,7 @@ impl Sessions {
     }
 
     fn shared(&self, ttl: Duration) -> Option<Arc<Session>> {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = locked(&self.shared);
         shared.by_ttl.get(&ttl)?.upgrade().filter(|session| session.is_alive())
     }
 
@@ -222,7 +222,7 @@ impl Sessions {
     /// Ends the sessions that are shared, or were, and waits until their leases are revoked.
     pub(crate) async fn close(&self) {
         let sessions: Vec<_> = {
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shared = locked(&self.shared);
             shared.default = None;
             let retired = std::mem::take(&mut shared.retired);
             shared.by_ttl.drain().map(|(_, session)| session).chain(retired).filter_map(|session| session.upgrade()).collect()
@@ -230,7 +230,7 @@ impl Sessions {
         for session in sessions {
             session.lease.lose(LossReason::Shutdown);
             // A guard that is kept although it is lost would have it renewed.
-            drop(session.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(locked(&session.keep).take());
             let revoked = matches!(revoke(&self.home.cluster, session.id()).await, Ok(true));
             session.revoked.store(revoked, Ordering::Release);
         }

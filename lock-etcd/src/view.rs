@@ -1,12 +1,15 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use etcd_client::{GetOptions, ResponseHeader};
-use lock_core::{ErrorKind, LockError, LockName, backend::Tasks};
+use lock_core::{
+    ErrorKind, LockError, LockName,
+    backend::{Tasks, locked},
+};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -437,10 +440,6 @@ fn repeated(error: &LockError) -> LockError {
     let (kind, text) = (error.kind(), error.to_string());
     let message = text.strip_prefix(&format!("{kind}: ")).map(str::to_owned);
     LockError::new(kind, message.unwrap_or(text))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Views {

@@ -1,12 +1,12 @@
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use lock_core::{ErrorKind, LockError};
+use lock_core::{ErrorKind, LockError, backend::locked};
 use tokio::sync::watch;
 
 /// What stands between a store and its clients: nothing, or the trouble that a test asked for.
@@ -85,7 +85,7 @@ impl Faults {
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Rest) -> R) -> R {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = locked(&self.rest);
         let outcome = change(&mut rest);
         let active = *self.frozen.borrow() || rest.failures.0 > 0 || !rest.delay.is_zero();
         self.active.store(active, Ordering::Release);

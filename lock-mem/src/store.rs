@@ -3,7 +3,7 @@ use std::{
     fmt,
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, LockError, LockName, LossReason,
-    backend::{Clock, Moment},
+    backend::{Clock, Moment, locked},
 };
 
 use crate::{
@@ -124,7 +124,7 @@ impl MemStore {
     #[must_use]
     pub fn named(name: &str) -> Self {
         static STORES: Mutex<Option<HashMap<String, MemStore>>> = Mutex::new(None);
-        let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = locked(&STORES);
         stores.get_or_insert_default().entry(name.to_owned()).or_default().clone()
     }
 
@@ -284,10 +284,6 @@ fn shrink(names: &mut Names) {
     if names.capacity() > KEEP_CAPACITY && names.len() < names.capacity() / 8 {
         names.shrink_to((names.len() * 2).max(KEEP_CAPACITY / 2));
     }
-}
-
-fn locked(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
-    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for MemStore {

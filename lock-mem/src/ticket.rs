@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, FencingToken, LockError, LockName, LossReason, OwnerId,
-    backend::{Clock, Entry, Lease, Moment, RenewOutcome, Renewer},
+    backend::{Clock, Entry, Lease, Moment, RenewOutcome, Renewer, locked},
 };
 use tokio::sync::Notify;
 
@@ -61,14 +61,14 @@ impl Ticket {
             return;
         }
         // Both at once, for the loss of what it was granted under its last number may still be on its way.
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = locked(&self.link);
         *link = Link::Unbound;
         self.number.store(number, Ordering::Release);
     }
 
     /// Has the store's losses reach the guard.
     pub(crate) fn bind(&self, lease: &Arc<Lease>) {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = locked(&self.link);
         match *link {
             Link::Lost(reason) => lease.lose(reason),
             Link::Unbound | Link::Bound(_) => *link = Link::Bound(Arc::clone(lease)),
@@ -77,7 +77,7 @@ impl Ticket {
 
     /// The store took away what it had granted under this number.
     pub(crate) fn lose(&self, number: Number, reason: LossReason) {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = locked(&self.link);
         if self.number() != number {
             return;
         }

@@ -8,6 +8,7 @@
 //! | [`Keeper`] | renews all leases of a client, in batches, and gives up what cannot be renewed in time |
 //! | [`Holds`] | makes guards, releases them in the background, shuts down |
 //! | [`bounded`] | applies [`AcquireOptions::with_timeout`](crate::AcquireOptions::with_timeout) |
+//! | [`locked`] | locks a mutex whatever panicked while it was locked |
 //!
 //! A backend makes one [`Holds`] and one [`Keeper`] per client. To acquire it notes [`Clock::now`], sends the request,
 //! makes a [`Lease`] from the granted TTL, hands the lease to the keeper, and calls [`Holds::grant`].
@@ -28,3 +29,5 @@ pub use lease::Lease;
 pub use renewal::deadline;
 use renewal::{Renewal, RenewalStep};
 pub use tasks::{Finish, Tasks};
+
+pub use crate::sync::locked;
