@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisOptions, Server, Skip};
-use lock_core::{DistributedLock, DistributedLockExt, GuardState, LossReason, backend::SHUTDOWN_LIMIT};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, backend::SHUTDOWN_LIMIT};
 use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
 
 mod common;
@@ -59,6 +59,28 @@ async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
     servers[2].freeze().unwrap();
     let () = operators[1].run(&["DEL", "a"]).await;
     assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+}
+
+#[tokio::test]
+async fn a_release_that_a_majority_answers_late_tells_that_the_lock_was_lost() {
+    let forgetful = || servers::redis(RedisOptions::new().without_persistence().own());
+    let servers: Vec<_> = or_skip!((0..3).map(|_| forgetful()).collect::<Result<_, _>>());
+    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let locks = builder(&servers).connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    for operator in &operators {
+        until("all have granted", || async { operator.get("a").await.is_some() }).await;
+    }
+    let () = operators[0].run(&["DEL", "a"]).await;
+    servers[1].kill().unwrap();
+    servers[2].kill().unwrap();
+    // The connections are found broken by this, and not by the release, which then is not sent.
+    assert_eq!(locks.try_acquire("b").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let mut release = tokio::spawn(guard.release());
+    tokio::time::timeout(LIMIT * 3, &mut release).await.expect_err("one server cannot tell");
+    servers[1].start().await.unwrap();
+    let error = promptly("the release", release).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
 }
 
 /// How many times a server has been asked what a key holds.

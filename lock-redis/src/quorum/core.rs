@@ -13,7 +13,6 @@ use crate::{
         ballot::{Ballot, Outcome, Step},
         entry::QuorumHolding,
         line::{Sights, Waiting},
-        majority::Tally,
         member::Members,
         renewal::QuorumRenewer,
         stake::{Stake, Voted},
@@ -160,7 +159,7 @@ impl Core {
         if let Outcome::Won(token) = outcome {
             return Attempt::Won(self.guard(name, stake, FencingToken::new(token), sent, terms));
         }
-        stake.returned(self.members.limit, Tally::is_all_in).await;
+        stake.returned(self.members.limit).await;
         match outcome {
             Outcome::Busy { split } => Attempt::Busy { split },
             Outcome::Won(_) | Outcome::OutOfReach => {

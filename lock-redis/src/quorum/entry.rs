@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lock_core::{ErrorKind, LockError, backend::Entry};
 
-use crate::quorum::{capabilities::BACKEND, core::Core, majority::Tally, stake::Stake};
+use crate::quorum::{capabilities::BACKEND, core::Core, stake::Stake};
 
 /// A guard's entries on the servers.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ impl QuorumHolding {
 
 #[async_trait]
 impl Entry for QuorumHolding {
-    /// Asked again, it waits for the answers to the requests of the first time, which are repeated until they come.
+    /// The requests are repeated until they are answered, and all answers count together: who asks again is told the same.
     async fn release(&self) -> Result<bool, LockError> {
         self.unwatch();
-        self.stake.returned(self.core.members.limit, Tally::is_complete).await.ok_or_else(|| {
+        self.stake.released().await.ok_or_else(|| {
             LockError::new(ErrorKind::Unavailable, "no majority of the servers answered the release").on(BACKEND).indeterminate()
         })
     }

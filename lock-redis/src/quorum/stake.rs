@@ -115,12 +115,18 @@ impl Stake {
         receiver
     }
 
-    /// Gives it back, and waits for the answers of those that granted it, but no longer than they may take; says whether a
-    /// majority had it, if that can be told.
-    pub(crate) async fn returned(&self, limit: Duration, enough: impl Fn(&Tally) -> bool) -> Option<bool> {
+    /// Gives it back, and waits for the answers of those that granted it, but no longer than they may take.
+    pub(crate) async fn returned(&self, limit: Duration) {
         let mut tally = self.give_back();
-        // Without an answer in time, or when the client's runtime has ended, what has come until then counts.
-        let _ = tokio::time::timeout(limit, tally.wait_for(enough)).await;
+        // Without an answer in time the rest goes on in the background.
+        let _ = tokio::time::timeout(limit, tally.wait_for(Tally::is_all_in)).await;
+    }
+
+    /// Gives it back, and waits until a majority has answered, or will not; says whether it had it, if that can be told.
+    pub(crate) async fn released(&self) -> Option<bool> {
+        let mut tally = self.give_back();
+        // When the client's runtime has ended, what has come until then counts.
+        let _ = tally.wait_for(Tally::is_complete).await;
         tally.borrow().verdict()
     }
 
