@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     nodes: Mutex<Nodes>,
     /// Who has got the slot of the last correction, until it is asked for the map. Locked while the map is changed.
     named: Mutex<Option<Address>>,
+    /// Who has failed since the last reading: a server that is cut off may answer, and not know who has taken over.
+    failed: Mutex<HashSet<Address>>,
     refreshing: AtomicBool,
 }
 
@@ -59,8 +61,9 @@ impl Cluster {
         tasks: Tasks,
         listener: Arc<dyn Listener>,
     ) -> Arc<Self> {
-        let (map, nodes, named) = (watch::Sender::new(SlotMap::new()), Mutex::default(), Mutex::default());
-        Arc::new(Self { seeds, servers, timeouts, tasks, listener, map, nodes, named, refreshing: AtomicBool::new(false) })
+        let (map, refreshing) = (watch::Sender::new(SlotMap::new()), AtomicBool::new(false));
+        let (nodes, named, failed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { seeds, servers, timeouts, tasks, listener, map, nodes, named, failed, refreshing })
     }
 
     /// The master of the slot, and its address; `None` if the map has none.
@@ -116,6 +119,12 @@ impl Cluster {
         });
     }
 
+    /// The same after the failure of a server, which is then asked last.
+    pub(crate) fn doubt_word_of(self: &Arc<Self>, server: Option<&Address>) {
+        locked(&self.failed).extend(server.cloned());
+        self.doubt();
+    }
+
     /// Reads the map for the first time.
     pub(crate) async fn open(&self) -> Result<(), Failure> {
         self.refresh(self.timeouts.connect).await
@@ -148,11 +157,10 @@ impl Cluster {
         known.values().for_each(|node| node.close());
     }
 
-    /// The servers that are known, the `named` one first, then those with a connection, and the seeds last.
+    /// The servers that are known, the `named` one first, then those with a connection, then the seeds, and last those that failed.
     fn links_to_ask(&self, named: Option<&Address>) -> Vec<(Address, Arc<Link>)> {
-        if let Some(named) = named {
-            self.node(named);
-        }
+        let masters: Vec<_> = self.map.borrow().masters().into_iter().chain(named).cloned().collect();
+        masters.iter().for_each(|master| drop(self.node(master)));
         let mut known: Vec<_> =
             locked(&self.nodes).known.iter().map(|(address, node)| (address.clone(), Arc::clone(&node.commands))).collect();
         known.shuffle(&mut rand::rng());
@@ -163,7 +171,10 @@ impl Cluster {
         };
         let is_new = |seed: &&Address| known.iter().all(|(address, _)| address != *seed);
         let seeds: Vec<_> = self.seeds.iter().filter(is_new).map(seed).collect();
-        known.into_iter().chain(seeds).collect()
+        let failed = std::mem::take(&mut *locked(&self.failed));
+        let mut all: Vec<_> = known.into_iter().chain(seeds).collect();
+        all.sort_by_key(|(address, _)| failed.contains(address));
+        all
     }
 
     /// Unless a correction has come since the map was asked for: then it may be older, and is read again.

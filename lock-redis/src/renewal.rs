@@ -97,27 +97,26 @@ impl RedisRenewer {
         let answers = async { renew_all(&route.commands().await?, group).await };
         match self.servers.bounded(Some(left(until)), answers).await {
             Ok(answers) => {
+                let route = &route;
                 let renewals = group.iter().zip(answers).map(|(kept, answer)| async move {
-                    match answer {
-                        Err(failure) if failure.redirection().is_some() => {
-                            let renewed = self.renew_where_it_is(kept, &failure);
-                            outcome(kept, self.servers.bounded(Some(left(until)), renewed).await)
-                        }
-                        answer => outcome(kept, answer),
+                    let Err(failure) = answer else { return outcome(kept, answer) };
+                    route.note(&failure);
+                    if failure.redirection().is_none() {
+                        return outcome(kept, Err(failure));
                     }
+                    outcome(kept, self.servers.bounded(Some(left(until)), self.renew_where_it_is(kept)).await)
                 });
                 join_all(renewals).await
             }
             Err(failure) => {
-                self.servers.note(&failure);
+                route.note(&failure);
                 group.iter().map(|_| RenewOutcome::Failed(failure.clone().into())).collect()
             }
         }
     }
 
     /// Renews a lock that another server keeps now.
-    async fn renew_where_it_is(&self, kept: &Arc<Kept>, failure: &Failure) -> Result<Value, Failure> {
-        self.servers.note(failure);
+    async fn renew_where_it_is(&self, kept: &Arc<Kept>) -> Result<Value, Failure> {
         let renew = |connection: Connection| async move {
             let mut answers = renew_all(&connection, std::slice::from_ref(kept)).await?;
             answers.pop().unwrap_or_else(|| Err(Failure::unexpected("no answer to a renewal")))

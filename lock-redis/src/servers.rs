@@ -106,17 +106,6 @@ impl Servers {
         }
     }
 
-    /// Takes from a failure what it says about where keys are.
-    pub(crate) fn note(&self, failure: &Failure) {
-        let Self::Cluster(cluster) = self else { return };
-        match failure.redirection() {
-            // Without a host it is that of the server that was asked, which the map's next reading tells.
-            Some(redirection) if !redirection.address.starts_with(':') => drop(cluster.redirect(redirection, "")),
-            _ if failure.is_doubtful() => cluster.doubt(),
-            _ => {}
-        }
-    }
-
     /// What a failure means when its redirection, if it is one, is not followed any more.
     pub(crate) fn given_up(&self, failure: Failure) -> Failure {
         match self {
@@ -196,27 +185,32 @@ impl Route<'_> {
 
     /// Whether the request is to be sent again, to where it was redirected or once more to the same server.
     pub(crate) async fn follow(&mut self, failure: &Failure) -> bool {
-        let Servers::Cluster(cluster) = self.servers else { return false };
+        if !matches!(self.servers, Servers::Cluster(_)) {
+            return false;
+        }
         if failure.is_try_again() && self.tries < MAX_TRIES {
             tokio::time::sleep(TRY_PAUSE * 2_u32.pow(self.tries)).await;
             (self.tries, self.redirections) = (self.tries + 1, 0);
             return true;
         }
-        let asked = self.last.as_ref().and_then(|node| node.address.as_ref()).map_or("", |address| &address.host);
-        match failure.redirection() {
-            Some(redirection) if self.redirections < MAX_REDIRECTIONS => {
-                self.redirections += 1;
-                let node = cluster.redirect(redirection, asked);
-                self.sent_to = node.map(|node| (node, redirection.once));
-                self.sent_to.is_some()
-            }
-            _ => {
-                if failure.is_doubtful() {
-                    cluster.doubt();
-                }
-                false
-            }
+        let node = self.note(failure);
+        let Some(redirection) = failure.redirection().filter(|_| self.redirections < MAX_REDIRECTIONS) else { return false };
+        self.redirections += 1;
+        self.sent_to = node.map(|node| (node, redirection.once));
+        self.sent_to.is_some()
+    }
+
+    /// Takes from a failure what it says about where keys are; returns where its own request is to go.
+    pub(crate) fn note(&self, failure: &Failure) -> Option<Arc<Node>> {
+        let Servers::Cluster(cluster) = self.servers else { return None };
+        let asked = self.last.as_ref().and_then(|node| node.address.as_ref());
+        if let Some(redirection) = failure.redirection() {
+            return cluster.redirect(redirection, asked.map_or("", |address| &address.host));
         }
+        if failure.is_doubtful() {
+            cluster.doubt_word_of(asked);
+        }
+        None
     }
 
     async fn connection(&mut self, kind: Kind) -> Result<Connection, Failure> {

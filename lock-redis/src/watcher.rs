@@ -251,11 +251,11 @@ async fn read_group(servers: &Servers, keys: &[Arc<str>], places: &[usize]) -> V
     };
     match servers.bounded(None, values).await {
         Ok(values) => {
-            values.iter().filter_map(|value| value.as_ref().err()).for_each(|failure| servers.note(failure));
+            values.iter().filter_map(|value| value.as_ref().err()).for_each(|failure| drop(route.note(failure)));
             values.into_iter().map(|value| value.ok().and_then(held_value)).collect()
         }
         Err(failure) => {
-            servers.note(&failure);
+            route.note(&failure);
             tracing::debug!(?failure, "held locks cannot be watched at the moment, their renewals tell of a loss");
             Vec::new()
         }

@@ -89,6 +89,28 @@ async fn a_frozen_server_costs_no_renewal_on_another() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_cut_off_is_left_for_the_replica_that_has_taken_over() {
+    const TTL: Duration = Duration::from_secs(9);
+    let options = RedisOptions::new().with_argument("--cluster-node-timeout").with_argument("1000");
+    let cluster = or_skip!(servers::redis_cluster(options, 3, 3));
+    let locks = builder(&cluster).connect().await.unwrap();
+    let names = names_on(&cluster, 0, 1).await;
+    let guard = acquire_all(&locks, &names, TTL).await.remove(0);
+    let (cut_off, replica) = (operator(&cluster, 0), operator(&cluster, 3));
+    until("the replica has the lock", || async { replica.run::<usize>(&["DBSIZE"]).await == 2 }).await;
+    // It hears nothing of the others any more, and so refuses to serve although it is the master for all it knows.
+    for other in 1..6 {
+        let () = cut_off.run(&["CLUSTER", "FORGET", &cluster.id(other).unwrap()]).await;
+    }
+    until("it is down", || async { cut_off.run::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:fail") }).await;
+    let () = replica.run(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
+    until("the replica takes over", || async { cluster.is_master(3) && cluster.is_master(0) }).await;
+    renewed_within(TTL, &guard).await;
+    guard.release().await.unwrap();
+    assert_eq!(replica.get(&names[0]).await, None);
+}
+
+#[tokio::test]
 async fn a_waiter_that_polls_follows_a_slot_that_is_on_its_way() {
     let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
     for server in 0..3 {
