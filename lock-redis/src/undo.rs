@@ -1,12 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
-use lock_core::{ErrorKind, OwnerId, backend::Clock};
+use lock_core::{
+    ErrorKind, OwnerId,
+    backend::{Clock, Moment},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection, servers::Servers};
+use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection, renewal::Kept, servers::Servers};
 
-/// Longest time to try; whatever is left then ends with its TTL.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long to try at least: a request may take effect late. With a longer TTL it is that long, for what was there ends by then.
+const LEAST: Duration = Duration::from_secs(30);
 
 /// First pause between two tries; doubles up to [`PAUSE_MAX`], with jitter.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -22,47 +25,81 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// answered. Where it is not answered, or another server is in charge meanwhile, another connection serves, and is asked
 /// twice.
 pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: Vec<Connection>) {
-    undo_on(&core.servers, core.holds.closing(), &keys, &owner, &pending).await;
+    // The TTL of all acquisitions that asked for no other.
+    let kept = Kept { keys, owner, ttl: core.ttl };
+    undo_on(&core.servers, core.holds.closing(), &kept, &pending).await;
 }
 
 /// The same on servers of whichever kind; gives up early once the client is `closing`.
-pub(crate) async fn undo_on(servers: &Servers, closing: &CancellationToken, keys: &Keys, owner: &OwnerId, pending: &[Connection]) {
+pub(crate) async fn undo_on(servers: &Servers, closing: &CancellationToken, kept: &Kept, pending: &[Connection]) {
     let mut settled = true;
     for connection in pending {
-        let released = entry::release(connection, keys, owner, true).await.is_ok();
+        let released = entry::release(connection, &kept.keys, &kept.owner, true).await.is_ok();
         settled &= released && connection.leads_to_who_is_in_charge();
     }
     if settled {
         return;
     }
-    let mut outcome = release_until_answered(servers, closing, keys, owner).await;
+    let mut outcome = release_until_answered(servers, closing, kept).await;
     if outcome.is_ok() {
         tokio::time::sleep(RECHECK).await;
-        outcome = release_until_answered(servers, closing, keys, owner).await;
+        outcome = release_until_answered(servers, closing, kept).await;
     }
     if let Err(failure) = outcome {
-        tracing::warn!(lock = &*keys.lock, ?failure, "an abandoned acquisition could not be undone, it ends with its TTL");
+        tracing::warn!(lock = &*kept.keys.lock, ?failure, "an abandoned acquisition could not be undone, it ends with its TTL");
     }
 }
 
-pub(crate) async fn release_until_answered(
-    servers: &Servers,
-    closing: &CancellationToken,
-    keys: &Keys,
-    owner: &OwnerId,
-) -> Result<bool, Failure> {
-    let give_up = Clock::Suspend.now() + LIMIT;
-    let mut pause = PAUSE;
+pub(crate) async fn release_until_answered(servers: &Servers, closing: &CancellationToken, kept: &Kept) -> Result<bool, Failure> {
+    let mut retry = Retry::new(Clock::Suspend.now(), kept.ttl);
     loop {
-        let failure = match entry::release_at(servers, keys, owner, true).await {
+        let failure = match entry::release_at(servers, &kept.keys, &kept.owner, true).await {
             Ok(held) => return Ok(held),
             Err(failure) => failure,
         };
         let hopeless = failure.kind() != ErrorKind::Unavailable || closing.is_cancelled();
-        if hopeless || Clock::Suspend.now() >= give_up {
-            return Err(failure);
+        match retry.pause(Clock::Suspend.now()) {
+            Some(pause) if !hopeless => tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await,
+            _ => return Err(failure),
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// How long to go on, and how often.
+struct Retry {
+    ends: Moment,
+    pause: Duration,
+}
+
+impl Retry {
+    fn new(now: Moment, ttl: Duration) -> Self {
+        Self { ends: now + ttl.max(LEAST), pause: PAUSE }
+    }
+
+    /// The pause before the next try, `None` when what was there has ended.
+    fn pause(&mut self, now: Moment) -> Option<Duration> {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        (now < self.ends).then_some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_go_on_until_the_lease_has_ended() {
+        let start = Moment::from_origin(Duration::from_secs(1000));
+        for (ttl, end) in [(Duration::from_secs(600), Duration::from_secs(600)), (Duration::from_secs(1), LEAST)] {
+            let (mut retry, mut now, mut tries) = (Retry::new(start, ttl), start, 0);
+            while let Some(pause) = retry.pause(now) {
+                assert!((PAUSE..=PAUSE_MAX).contains(&pause), "{pause:?}");
+                (now, tries) = (now + pause, tries + 1);
+            }
+            let took = now.saturating_since(start);
+            assert!(end <= took && took <= end + PAUSE_MAX, "{ttl:?} took {took:?}");
+            assert!(tries < took.as_secs() + 8, "{tries} tries in {took:?}");
+        }
     }
 }

@@ -198,7 +198,7 @@ impl Trace {
     }
 
     async fn undo(&self, member: &Member, pending: &[Connection]) {
-        undo_on(&member.servers, &self.closing, &self.kept.keys, &self.kept.owner, pending).await;
+        undo_on(&member.servers, &self.closing, &self.kept, pending).await;
     }
 
     /// The token, unless somebody else has the lock.
@@ -217,7 +217,7 @@ impl Trace {
         let first = async { entry::release(&member.connection(&keys.lock).await?, keys, owner, !self.metadata.is_empty()).await };
         match member.heard(first.await) {
             Ok(held) => Some(held),
-            Err(failure) => match release_until_answered(&member.servers, &self.closing, keys, owner).await {
+            Err(failure) => match release_until_answered(&member.servers, &self.closing, &self.kept).await {
                 // The first one may have removed it.
                 Ok(held) => Some(held || !failure.had_no_effect()),
                 Err(failure) => {
