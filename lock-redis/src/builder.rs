@@ -170,6 +170,9 @@ impl RedisLockBuilder {
     /// Has at least so many replicas, from 1 to 1000, confirm each acquisition and renewal, within the timeout, from 1 ms to 1 h, or
     /// a third of the TTL if that is less; default: none. Not for a cluster.
     ///
+    /// That is the time that replicas have. While 32 others are being confirmed, the wait for one of them to end may take as long
+    /// again, and a server that does not answer is given up after the request timeout on top.
+    ///
     /// An acquisition that too few confirm is given back and is an error, [`Unavailable`](ErrorKind::Unavailable); such a renewal
     /// leaves the deadline where it was, and is repeated until then. A lock that its replicas confirm survives a failover to one of
     /// *them*; it is lost in one to another replica, or if the replica forgets it in a restart.

@@ -40,16 +40,17 @@
 //! or the server a replica, and goes on at the new master.
 //!
 //! In a cluster each lock's keys are in one hash slot. Requests follow the slot as it moves and as replicas take over. While
-//! a slot is on its way, locks that are held can be renewed and released; those that are free cannot be acquired until
-//! it has arrived, because a server that has only one of two keys, or none, refuses scripts for both. A waiter goes on waiting,
-//! and a try is `Unavailable`.
+//! a slot is on its way, locks that are held can be renewed and released, except between the moves of their two keys; those that
+//! are free, or were never taken, cannot be acquired until it has arrived: a server that has only one of the keys, or none, refuses
+//! scripts for both (`TRYAGAIN`). A request is repeated for a third of a second, then a try or a release is `Unavailable`, a renewal is
+//! tried again until the deadline, and to a waiter it is trouble.
 //!
-//! Either way a waiter puts up with a minute without a server, or twice the connect timeout if that is longer. Guards whose locks
-//! the new master has stay valid; those whose locks it never received learn of their loss as soon as it is read there. Until
-//! then, or until the deadline, there can be two holders. Replicas that confirm (below) and `min-replicas-to-write` make that rarer,
-//! not impossible. A
-//! master that is cut off together with some of its clients serves those until it stops by itself
-//! (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a sentinel: another way to two holders.
+//! Either way a waiter puts up with a minute of trouble, such as having no server, or twice the connect timeout if that is longer;
+//! then it is `Unavailable`. Guards whose locks the new master has stay valid if it is found before their deadline; those whose locks
+//! it never received learn of their loss as soon as it is read there. Until then, or until the deadline, there can be two holders.
+//! Replicas that confirm (below) and `min-replicas-to-write` make that rarer, not impossible. A master that is cut off together with
+//! some of its clients serves those until it stops by itself (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a
+//! sentinel: another way to two holders.
 //!
 //! # Replicas that confirm
 //!

@@ -51,8 +51,8 @@ impl Replicas {
         Arc::new(Self { asked, like, response, idle: Mutex::new(Some(Vec::new())), permits: Semaphore::new(MAX_CONNECTIONS), tasks })
     }
 
-    /// Waits until enough replicas have the lock, and everything that was written before; no longer than the timeout, or a third of
-    /// the lock's TTL.
+    /// Waits until enough replicas have the lock, and everything that was written before. They have the timeout for it, or a third of
+    /// the lock's TTL if that is less; a free connection may be waited for as long before, and the server for an answer's time more.
     ///
     /// # Cancel safety
     ///
