@@ -12,8 +12,7 @@ use common::{NEVER, Operator, name, promptly, renewed_within, ttl, until};
 
 /// A cluster whose servers serve what they have, whatever becomes of the others.
 fn options() -> RedisOptions {
-    let arguments = ["--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
-    arguments.into_iter().fold(RedisOptions::new(), RedisOptions::with_argument)
+    RedisOptions::new().with_argument("--cluster-require-full-coverage").with_argument("no")
 }
 
 fn builder(cluster: &RedisCluster) -> RedisLockBuilder {
@@ -91,8 +90,7 @@ async fn a_frozen_server_costs_no_renewal_on_another() {
 #[tokio::test]
 async fn a_server_that_is_cut_off_is_left_for_the_replica_that_has_taken_over() {
     const TTL: Duration = Duration::from_secs(9);
-    let options = RedisOptions::new().with_argument("--cluster-node-timeout").with_argument("1000");
-    let cluster = or_skip!(servers::redis_cluster(options, 3, 3));
+    let cluster = or_skip!(servers::redis_cluster(RedisOptions::new(), 3, 3));
     let locks = builder(&cluster).connect().await.unwrap();
     let names = names_on(&cluster, 0, 1).await;
     let guard = acquire_all(&locks, &names, TTL).await.remove(0);
