@@ -18,6 +18,7 @@ pub(crate) struct Client {
     /// Numbers of its attempts begin here.
     pub(crate) next_ask: u64,
     pub(crate) registers: u32,
+    pub(crate) ttl: Duration,
     pub(crate) rng: Rng,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -25,6 +26,11 @@ pub(crate) struct Client {
 const MILLI: Duration = Duration::from_millis(1);
 /// How often a long hold is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// The lock that guards a register.
+pub(crate) fn lock_of(register: u32) -> String {
+    format!("soak/{register}")
+}
 
 /// Why a turn with the lock ended before its increments were done.
 enum Cut {
@@ -52,7 +58,7 @@ impl Client {
         let (ask, register, how) = (Ask(self.next_ask), self.pick_register(), self.pick_how());
         self.next_ask += 1;
         self.report(Kind::Asked { ask, register, how }).await?;
-        match self.acquire(&format!("soak/{register}"), how).await {
+        match self.acquire(&lock_of(register), how).await {
             None => self.report(Kind::GaveUp { ask }).await,
             Some(Ok(Some(guard))) => self.hold(ask, register, guard).await,
             Some(Ok(None)) => self.report(Kind::NotFree { ask }).await,
@@ -106,9 +112,16 @@ impl Client {
             drop(guard);
             None
         } else {
-            guard.release().await.err().map(|error| in_full(&error))
+            guard.release().await.err()
         };
-        self.report(Kind::Ended { ask, error }).await
+        match error {
+            // Known before, or news; whether it may be lost is looked at apart from what may fail.
+            Some(error) if error.kind() == ErrorKind::Lost => {
+                self.report(Kind::Lost { ask, why: in_full(&error) }).await?;
+                self.report(Kind::Ended { ask, error: None }).await
+            }
+            error => self.report(Kind::Ended { ask, error: error.map(|error| in_full(&error)) }).await,
+        }
     }
 
     async fn increment(&mut self, ask: Ask, register: u32, token: u64, guard: &LockGuard) -> Result<(), Cut> {
@@ -134,10 +147,11 @@ impl Client {
         }
     }
 
-    /// Mostly nothing, sometimes long enough for renewals and watches.
+    /// Mostly nothing, sometimes long enough for watches and renewals, and for outages that last longer than these can wait: in one
+    /// of 75 holds with a TTL of 3 s, and the more seldom the longer they take.
     async fn think(&mut self, ask: Ask, guard: &LockGuard) -> Result<(), Cut> {
-        let long = self.rng.one_in(1000);
-        let time = if long { self.rng.duration(500 * MILLI..5000 * MILLI) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
+        let long = self.rng.one_in(u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX) / 20);
+        let time = if long { self.rng.duration(self.ttl / 2..self.ttl * 5 / 2) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
         let until = tokio::time::Instant::now() + time;
         while tokio::time::Instant::now() < until {
             if timeout(LOOK.min(until - tokio::time::Instant::now()), guard.lost()).await.is_ok() {

@@ -61,6 +61,13 @@ pub(crate) enum Kind {
     Resumed { process: u32 },
     /// The process is gone.
     Killed { process: u32 },
+    /// What the store had for a lock, asked at `asked` on a way that no fault touches: the acquisition with this token, or 0
+    /// for none that is known, until `expires` unless renewed.
+    Seen { register: u32, asked: Instant, token: u64, expires: Instant },
+    /// The home takes the entry of this acquisition away, as an operator might.
+    Removed { register: u32, token: u64 },
+    /// A worker did not come to a good end when it was told to.
+    EndedBadly { process: u32, how: String },
     /// After the end something was in the store that should not be.
     LeftBehind { what: String },
 }

@@ -7,37 +7,51 @@ use tokio::{
 
 use crate::{
     BoxError,
-    event::Kind,
+    event::{Event, Instant as Stamp, Kind},
     home::Home,
-    schedule::{Step, StoreFault, WorkerFault},
-    store::Store,
+    schedule::{Removal, Step, StoreFault, WorkerFault},
+    store::{Entry, Store},
     workers::Workers,
 };
 
+/// How often the entries in the store are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// They are known to the millisecond.
+const GRAIN: Duration = Duration::from_millis(1);
+/// A hold that lasts this long goes on for a while.
+const LONG: Duration = Duration::from_millis(300);
+/// How long to look for one.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is disturbed, and who is to know.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) members: usize,
+    pub(crate) registers: u32,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) home: Home,
+    pub(crate) longest_leader_pause: Option<Duration>,
+}
+
 /// Puts the store into all trouble of a schedule, one after the other; ends with it healthy.
-pub(crate) async fn disturb_store(
-    begin: Instant,
-    steps: Vec<Step<StoreFault>>,
-    members: usize,
-    store: Arc<dyn Store>,
-    home: Home,
-    longest_leader_pause: Option<Duration>,
-) -> Result<(), BoxError> {
+pub(crate) async fn disturb_store(begin: Instant, steps: Vec<Step<StoreFault>>, scene: Scene) -> Result<(), BoxError> {
+    let Scene { members, store, home, longest_leader_pause, .. } = &scene;
     for Step { at, lasts, fault } in steps {
         sleep_until(begin + at).await;
         let leader = store.leader().await?;
         let pauses_leader = matches!(fault, StoreFault::Pause(target) if target.among(leader) == leader);
         let lasts = longest_leader_pause.filter(|_| pauses_leader).map_or(lasts, |longest| lasts.min(longest));
         let text = format!("{fault} for {lasts:?}, while {leader} leads");
-        home.record(Kind::FaultBegan { fault: text.clone(), majority: fault.takes_majority(members) });
-        apply(&fault, lasts, leader, members, &*store).await?;
+        home.record(Kind::FaultBegan { fault: text.clone(), majority: fault.takes_majority(*members) });
+        apply(&fault, lasts, leader, &scene).await?;
         store.wait_healthy().await?;
         home.record(Kind::FaultEnded { fault: text });
     }
     Ok(())
 }
 
-async fn apply(fault: &StoreFault, lasts: Duration, leader: usize, members: usize, store: &dyn Store) -> Result<(), BoxError> {
+async fn apply(fault: &StoreFault, lasts: Duration, leader: usize, scene: &Scene) -> Result<(), BoxError> {
+    let (members, store) = (scene.members, &*scene.store);
     match fault {
         StoreFault::Kill(target) => kill_some(&[target.among(leader)], lasts, store).await,
         StoreFault::Pause(target) => {
@@ -70,6 +84,44 @@ async fn apply(fault: &StoreFault, lasts: Duration, leader: usize, members: usiz
         }
         StoreFault::Blackout => kill_some(&(0..members).collect::<Vec<_>>(), lasts, store).await,
         StoreFault::Chore => store.chore().await,
+        StoreFault::Remove(removal) => remove_held(*removal, scene.registers, store, &scene.home).await,
+    }
+}
+
+/// Removes the entry of a lock that is held for long, if there is one: most holds end before anybody could notice.
+async fn remove_held(removal: Removal, registers: u32, store: &dyn Store, home: &Home) -> Result<(), BoxError> {
+    let (begin, mut last) = (Instant::now(), Vec::new());
+    while begin.elapsed() < REMOVAL_LIMIT {
+        let entries = store.entries(registers).await?;
+        for (register, entry) in (0..).zip(&entries) {
+            let Entry::Of { token, .. } = *entry else { continue };
+            let is_old = matches!(last.get(register as usize), Some(Entry::Of { token: before, .. }) if *before == token);
+            let at = Stamp::now();
+            if is_old && store.remove(register, token, removal).await? {
+                home.add(Event { at, process: 0, kind: Kind::Removed { register, token } });
+                return Ok(());
+            }
+        }
+        last = entries;
+        sleep(LONG).await;
+    }
+    Ok(())
+}
+
+/// Records over and over what the store has, as long as it answers; never ends.
+pub(crate) async fn watch_entries(registers: u32, store: Arc<dyn Store>, home: Home) -> Result<(), BoxError> {
+    loop {
+        let asked = Stamp::now();
+        let entries = store.entries(registers).await.unwrap_or_default();
+        let at = Stamp::now();
+        for (register, entry) in (0..).zip(entries) {
+            let (token, left) = match entry {
+                Entry::Of { token, left } => (token, left),
+                Entry::Foreign => (0, Duration::ZERO),
+            };
+            home.add(Event { at, process: 0, kind: Kind::Seen { register, asked, token, expires: at.plus(left + GRAIN) } });
+        }
+        sleep(LOOK).await;
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct History {
     pub(crate) outages: Vec<Span>,
     /// When the store was in any trouble, and so may have changed its leader.
     pub(crate) troubles: Vec<Span>,
+    /// Entries that the home took out of the store.
+    pub(crate) removals: Vec<Removal>,
 }
 
 /// One attempt to acquire, and the acquisition that came of it.
@@ -41,7 +43,19 @@ pub(crate) struct Grant {
     pub(crate) ending: Option<Instant>,
     pub(crate) ended: bool,
     pub(crate) lost: Option<Instant>,
+    /// When its entry was taken out of the store by the home.
+    pub(crate) removed: Option<Instant>,
+    /// Whether it was seen to be valid after its first deadline.
+    pub(crate) renewed: bool,
+    first_deadline: Instant,
     killed: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Removal {
+    pub(crate) at: Instant,
+    pub(crate) register: u32,
+    pub(crate) token: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +68,50 @@ impl Span {
     pub(crate) fn overlaps(self, other: Self) -> bool {
         self.from <= other.to && other.from <= self.to
     }
+
+    pub(crate) fn length(self) -> Duration {
+        self.to.since(self.from)
+    }
+}
+
+/// The parts of a span that others cover.
+pub(crate) fn overlaps(gap: Span, spans: &[Span]) -> impl Iterator<Item = Span> {
+    spans.iter().map(move |span| Span { from: span.from.max(gap.from), to: span.to.min(gap.to) }).filter(|span| span.from < span.to)
+}
+
+/// The same time as spans in order and apart.
+pub(crate) fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_by_key(|span| span.from);
+    let mut all: Vec<Span> = Vec::new();
+    for span in spans {
+        match all.last_mut() {
+            Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
+            _ => all.push(span),
+        }
+    }
+    all
 }
 
 impl Grant {
-    /// When the guard was valid: until its release, its loss, its deadline, or the end of its process, whatever came first.
+    fn new(at: Instant, token: u64, deadline: Instant) -> Self {
+        Self {
+            at,
+            token,
+            deadline,
+            ending: None,
+            ended: false,
+            lost: None,
+            removed: None,
+            renewed: false,
+            first_deadline: deadline,
+            killed: None,
+        }
+    }
+
+    /// When the guard was valid: until its release, its loss, its removal, its deadline, or the end of its process, whatever came
+    /// first.
     pub(crate) fn validity(&self) -> Option<Span> {
-        let ends = [Some(self.deadline), self.ending, self.lost, self.killed];
+        let ends = [Some(self.deadline), self.ending, self.lost, self.removed, self.killed];
         let to = ends.into_iter().flatten().min().unwrap_or(self.deadline);
         (to > self.at).then_some(Span { from: self.at, to })
     }
@@ -76,6 +128,7 @@ impl History {
             killed: HashMap::new(),
             outages: Vec::new(),
             troubles: Vec::new(),
+            removals: Vec::new(),
         };
         for event in &events {
             history.take(event);
@@ -83,6 +136,8 @@ impl History {
         for attempt in history.attempts.values_mut() {
             if let Some(grant) = &mut attempt.grant {
                 grant.killed = history.killed.get(&attempt.process).copied();
+                let is_this = |removal: &&Removal| (removal.register, removal.token) == (attempt.register, grant.token);
+                grant.removed = history.removals.iter().find(is_this).map(|removal| removal.at);
             }
         }
         history.events = events;
@@ -104,6 +159,7 @@ impl History {
                 }
             }
             Kind::Killed { process } => drop(self.killed.insert(*process, at)),
+            Kind::Removed { register, token } => self.removals.push(Removal { at, register: *register, token: *token }),
             Kind::FaultBegan { majority, .. } => {
                 let span = Span { from: at, to: never };
                 self.troubles.push(span);
@@ -134,10 +190,39 @@ impl History {
         all
     }
 
+    /// When anything was not well, and for as long afterwards as an entry that this may have left lasts, with a second to recover.
+    pub(crate) fn unrest(&self, ttl: Duration) -> Vec<Span> {
+        let kills = self.killed.values().map(|at| Span { from: *at, to: *at });
+        let all = self.absences.values().flatten().chain(&self.troubles).copied().chain(kills);
+        merged(all.map(|Span { from, to }| Span { from, to: to.plus(ttl + Duration::from_secs(1)) }).collect())
+    }
+
     /// Whether a process was stopped, or the store without a majority, at some time of a span.
     pub(crate) fn excused(&self, process: u32, span: Span) -> bool {
-        let absences = self.absences.get(&process).into_iter().flatten();
-        absences.chain(&self.outages).any(|trouble| trouble.overlaps(span))
+        self.impediments(process).any(|trouble| trouble.overlaps(span))
+    }
+
+    /// For how much of a span a process was stopped, or the store without a majority.
+    pub(crate) fn impeded(&self, process: u32, span: Span) -> Duration {
+        let all = merged(self.impediments(process).copied().collect());
+        overlaps(span, &all).map(Span::length).sum()
+    }
+
+    fn impediments(&self, process: u32) -> impl Iterator<Item = &Span> {
+        self.absences.get(&process).into_iter().flatten().chain(&self.outages)
+    }
+
+    /// How many guards were renewed, as far as it was seen.
+    pub(crate) fn renewed(&self) -> usize {
+        self.grants().filter(|grant| grant.renewed).count()
+    }
+
+    pub(crate) fn lost(&self) -> usize {
+        self.grants().filter(|grant| grant.lost.is_some()).count()
+    }
+
+    fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.attempts.values().filter_map(|attempt| attempt.grant.as_ref())
     }
 
     pub(crate) fn longest_wait(&self) -> Duration {
@@ -152,10 +237,13 @@ impl Attempt {
             (Kind::Granted { token, valid_until, .. }, _) => {
                 self.answered = Some(at);
                 let (token, deadline) = (*token, *valid_until);
-                self.grant = Some(Grant { at, token, deadline, ending: None, ended: false, lost: None, killed: None });
+                self.grant = Some(Grant::new(at, token, deadline));
             }
             (Kind::NotFree { .. } | Kind::TimedOut { .. } | Kind::GaveUp { .. } | Kind::Failed { .. }, _) => self.answered = Some(at),
-            (Kind::Held { valid_until, .. }, Some(grant)) => grant.deadline = grant.deadline.max(*valid_until),
+            (Kind::Held { valid_until, .. }, Some(grant)) => {
+                grant.deadline = grant.deadline.max(*valid_until);
+                grant.renewed |= at > grant.first_deadline;
+            }
             (Kind::Lost { .. }, Some(grant)) => drop(grant.lost.get_or_insert(at)),
             (Kind::Ending { .. }, Some(grant)) => drop(grant.ending.get_or_insert(at)),
             (Kind::Ended { .. }, Some(grant)) => grant.ended = true,

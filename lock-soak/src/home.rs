@@ -46,7 +46,11 @@ impl Home {
     }
 
     pub(crate) fn record(&self, kind: Kind) {
-        self.state().history.push(Event::of_home(kind));
+        self.add(Event::of_home(kind));
+    }
+
+    pub(crate) fn add(&self, event: Event) {
+        self.state().history.push(event);
     }
 
     /// Looks at the history so far.
@@ -88,7 +92,7 @@ impl Home {
     fn take(&self, request: Request) -> Option<Answer> {
         match request {
             Request::Report(event) => {
-                self.state().history.push(event);
+                self.add(event);
                 None
             }
             Request::Read { register, token, .. } => Some(self.read(register, token)),

@@ -46,6 +46,7 @@ enum Command {
     /// A cluster of three etcd members.
     Etcd(Options),
     /// One Redis server that has every write on disk before its reply.
+    #[command(mut_arg("ttl", |ttl| ttl.default_value("3")))]
     Redis(Options),
     /// What the other commands start.
     #[command(hide = true)]
@@ -70,7 +71,7 @@ pub(crate) struct Options {
     /// Registers, each with a lock of its own.
     #[arg(long, default_value_t = 4)]
     registers: u32,
-    /// TTL of the locks, in seconds.
+    /// TTL of the locks, in seconds. With a short one more of the holds that a run has time for outlive an outage, or do not.
     #[arg(long, default_value_t = 10)]
     ttl: u64,
     /// Pauses leaders for as long as the schedule says, although the server is known not to survive it.

@@ -64,6 +64,8 @@ pub(crate) fn summary(history: &History, schedule: &Schedule) {
     for (what, count) in counts {
         println!("  {count:8} {what}");
     }
+    println!("  {:8} guards renewed past their first deadline", history.renewed());
+    println!("  {:8} guards lost", history.lost());
     println!("  {:8.3} s longest wait", history.longest_wait().as_secs_f64());
     for (fault, count) in faults {
         println!("  {count:8} x {fault}");
@@ -77,9 +79,10 @@ fn label(kind: &Kind) -> Option<&'static str> {
         Kind::TimedOut { .. } => "waits that timed out",
         Kind::GaveUp { .. } => "waits given up",
         Kind::Failed { .. } => "failed acquires",
-        Kind::Lost { .. } => "guards lost",
         Kind::Refused { .. } => "stale tokens refused",
         Kind::Incremented { .. } => "increments",
+        Kind::Seen { .. } => "looks at entries in the store",
+        Kind::Removed { .. } => "held entries removed",
         Kind::Ended { error: Some(_), .. } => "failed releases",
         _ => return None,
     })
@@ -106,7 +109,7 @@ pub(crate) fn slice(history: &History, violation: &Violation) {
 }
 
 fn is_routine(kind: &Kind) -> bool {
-    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. })
+    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. })
 }
 
 fn describe(kind: &Kind, origin: Instant) -> String {

@@ -7,11 +7,11 @@ use tokio::{
 
 use crate::{
     BoxError, Options,
-    event::Kind,
-    faults::{disturb_store, disturb_workers},
+    event::{Instant as Stamp, Kind},
+    faults::{Scene, disturb_store, disturb_workers, watch_entries},
     history::History,
     home::Home,
-    invariants::{ALL, Terms},
+    invariants::ALL,
     report,
     schedule::Schedule,
     store::{self, Store},
@@ -30,12 +30,13 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
     let store = store::start(target).await?;
     let home = Home::new(options.registers);
     let (address, _server) = home.serve().await?;
-    let url = format!("{}/?ttl={}s", store.url(), options.ttl);
+    let url = store.url(options.ttl());
     let workers = Arc::new(Mutex::new(Workers::start_all(url, address, options, home.clone())?));
     let begin = Instant::now();
     let outcome = {
-        let most = store.longest_leader_pause(options.ttl()).filter(|_| !options.long_leader_pauses);
-        let store_faults = disturb_store(begin, schedule.store.clone(), members, Arc::clone(&store), home.clone(), most);
+        let longest_leader_pause = store.longest_leader_pause(options.ttl()).filter(|_| !options.long_leader_pauses);
+        let scene = Scene { members, registers: options.registers, store: Arc::clone(&store), home: home.clone(), longest_leader_pause };
+        let store_faults = disturb_store(begin, schedule.store.clone(), scene);
         let worker_faults = disturb_workers(begin, schedule.workers.clone(), Arc::clone(&workers));
         let time = async {
             tokio::time::sleep_until(begin + length).await;
@@ -44,13 +45,12 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
         tokio::select! {
             outcome = async { tokio::try_join!(store_faults, worker_faults, time) } => outcome.map(drop),
             outcome = progress(begin, length, &home, &workers) => outcome,
+            outcome = watch_entries(options.registers, Arc::clone(&store), home.clone()) => outcome,
         }
     };
     outcome?;
-    for complaint in workers.lock().await.stop_all(DRAIN).await {
-        eprintln!("{complaint}");
-    }
-    look_for_leftovers(&*store, options.ttl() + DRAIN, &home).await?;
+    workers.lock().await.stop_all(DRAIN).await;
+    look_for_leftovers(&*store, options.ttl(), &home).await?;
     let history = History::new(home.take_history());
     if let Some(path) = &options.history {
         report::write_history(path, &history)?;
@@ -73,23 +73,27 @@ async fn progress(begin: Instant, length: Duration, home: &Home, workers: &Mutex
     }
 }
 
-async fn look_for_leftovers(store: &dyn Store, limit: Duration, home: &Home) -> Result<(), BoxError> {
-    let begin = Instant::now();
+/// Soon, before what should not be there can have expired, unless a process was killed that recently.
+async fn look_for_leftovers(store: &dyn Store, ttl: Duration, home: &Home) -> Result<(), BoxError> {
+    let (after_end, after_kill) = store.settles(ttl);
+    let is_kill = |kind: &Kind| matches!(kind, Kind::Killed { .. } | Kind::EndedBadly { .. });
+    let last_kill = home.with_history(|events| events.iter().rev().find(|event| is_kill(&event.kind)).map(|event| event.at));
+    let limit = Stamp::now().plus(after_end).max(last_kill.unwrap_or(Stamp(0)).plus(after_kill));
     loop {
         let contents = store.contents().await?;
         if contents.is_empty() {
             return Ok(());
         }
-        if begin.elapsed() >= limit {
+        if Stamp::now() >= limit {
             contents.into_iter().for_each(|what| home.record(Kind::LeftBehind { what }));
             return Ok(());
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
 fn judge(target: &str, options: &Options, length: Duration, schedule: &Schedule, history: &History) -> bool {
-    let terms = Terms { ttl: options.ttl() };
+    let terms = store::terms(target, options.ttl());
     report::summary(history, schedule);
     let mut fine = true;
     for (name, check) in ALL {

@@ -45,6 +45,16 @@ pub(crate) enum StoreFault {
     Blackout,
     /// What an operator does to a store that works.
     Chore,
+    /// The entry of an acquisition that is held for long is taken away.
+    Remove(Removal),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Nobody has the lock then.
+    Delete,
+    /// Something has it for a moment that is none of the clients.
+    Overwrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +94,11 @@ pub(crate) enum WorkerFault {
 const MILLI: Duration = Duration::from_millis(1);
 /// The end of a round is quiet, so that all can come to an end.
 const TAIL: Duration = Duration::from_secs(10);
+/// How much of its request timeout a slow server takes for an answer, in percent: a deadline that counts from the answer is then
+/// later than the end of the lease, and whoever has no renewal on its way yet sends one in time.
+const SLOW: std::ops::Range<u64> = 50..90;
+/// Of a client.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Schedule {
     pub(crate) fn new(seed: u64, length: Duration, shape: &Shape) -> Self {
@@ -100,13 +115,23 @@ fn store_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<StoreFaul
         let lasts = match fault {
             // With the time to come back it stays well below the TTL.
             StoreFault::Majority | StoreFault::Blackout => rng.duration(200 * MILLI..shape.ttl / 4),
-            StoreFault::RollingRestart | StoreFault::Chore => Duration::ZERO,
+            StoreFault::RollingRestart | StoreFault::Chore | StoreFault::Remove(_) => Duration::ZERO,
+            StoreFault::Delay(..) => rng.duration(shape.ttl..shape.ttl * 2),
             _ => rng.duration(300 * MILLI..shape.ttl * 5 / 4),
         };
         steps.push(Step { at, lasts, fault });
-        at += lasts + rng.duration(1500 * MILLI..5000 * MILLI);
+        at += lasts + store_gap(&mut rng, shape);
     }
     steps
+}
+
+/// Where every fault is an outage, some gaps are so long that nothing in their second half has an excuse.
+fn store_gap(rng: &mut Rng, shape: &Shape) -> Duration {
+    if shape.members == 1 && rng.one_in(3) {
+        rng.duration(shape.ttl * 5 / 2..shape.ttl * 4)
+    } else {
+        rng.duration(1500 * MILLI..5000 * MILLI)
+    }
 }
 
 fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
@@ -127,13 +152,16 @@ fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
 /// A fault of a store that is one server.
 fn lone_fault(rng: &mut Rng) -> StoreFault {
     let target = Target::Member(0);
-    match rng.below(12) {
+    match rng.below(16) {
         0..=2 => StoreFault::Kill(target),
         3 | 4 => StoreFault::Pause(target),
         5 => StoreFault::Cut(target, Side::Clients, Cut::Silent),
         6 => StoreFault::Cut(target, Side::Clients, Cut::Refused),
         7 | 8 => StoreFault::Cut(target, Side::Clients, Cut::Replies),
-        9 => StoreFault::Delay(target, rng.duration(MILLI..150 * MILLI)),
+        // On the way there, and once more on the way back.
+        9 | 10 => StoreFault::Delay(target, REQUEST_TIMEOUT * (SLOW.start + rng.below(SLOW.end - SLOW.start)) as u32 / 200),
+        11 | 12 => StoreFault::Remove(Removal::Delete),
+        13 => StoreFault::Remove(Removal::Overwrite),
         _ => StoreFault::Chore,
     }
 }
@@ -166,12 +194,12 @@ impl Target {
 }
 
 impl StoreFault {
-    /// Whether requests must fail while it lasts: without a majority, or on the only member.
+    /// Whether requests may fail while it lasts: without a majority, or on the only member.
     pub(crate) fn takes_majority(&self, members: usize) -> bool {
         match self {
             Self::Majority | Self::Blackout => true,
-            Self::Kill(_) | Self::Pause(_) | Self::Cut(..) | Self::RollingRestart => members == 1,
-            Self::Delay(..) | Self::Chore => false,
+            Self::Kill(_) | Self::Pause(_) | Self::Cut(..) | Self::Delay(..) | Self::RollingRestart => members == 1,
+            Self::Chore | Self::Remove(_) => false,
         }
     }
 }
@@ -199,6 +227,8 @@ impl fmt::Display for StoreFault {
             Self::Majority => f.write_str("kill a majority"),
             Self::Blackout => f.write_str("kill all members"),
             Self::Chore => f.write_str("do an operator's chores"),
+            Self::Remove(Removal::Delete) => f.write_str("delete an entry that is held"),
+            Self::Remove(Removal::Overwrite) => f.write_str("overwrite an entry that is held"),
         }
     }
 }
@@ -265,8 +295,16 @@ mod tests {
     fn a_lone_server_has_faults_of_its_own() {
         let faults: Vec<_> = (0..20).flat_map(|seed| schedule_of(1, seed).store).map(|step| step.fault).collect();
         let kinds: std::collections::BTreeSet<_> = faults.iter().map(kind).collect();
-        // Kill, pause, three cuts, a delay and the chores.
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
-        assert!(faults.iter().all(|fault| fault.takes_majority(1) != matches!(fault, StoreFault::Delay(..) | StoreFault::Chore)));
+        // Kill, pause, three cuts, a delay, two removals and the chores.
+        assert_eq!(kinds.len(), 9, "{kinds:?}");
+        assert!(faults.iter().all(|fault| fault.takes_majority(1) != matches!(fault, StoreFault::Remove(_) | StoreFault::Chore)));
+    }
+
+    #[test]
+    fn a_lone_server_is_left_alone_for_long_enough_at_times() {
+        let shape = Shape { members: 1, workers: 4, ttl: Duration::from_secs(3) };
+        let steps = Schedule::new(1, Duration::from_secs(180), &shape).store;
+        let quiet: Duration = steps.windows(2).map(|pair| pair[1].at - pair[0].at - pair[0].lasts).filter(|gap| *gap > shape.ttl * 2).sum();
+        assert!(quiet > Duration::from_secs(40), "{quiet:?}");
     }
 }

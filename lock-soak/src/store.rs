@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use crate::{
     BoxError,
-    schedule::{Cut, Side},
+    invariants::Terms,
+    schedule::{Cut, Removal, Side},
 };
 
 mod etcd;
@@ -13,8 +14,8 @@ mod redis;
 /// A store that is soaked: what the faults need of it. Members are numbered from 0.
 #[async_trait]
 pub(crate) trait Store: Debug + Send + Sync {
-    /// What clients connect to, without parameters.
-    fn url(&self) -> String;
+    /// What clients connect to.
+    fn url(&self, ttl: Duration) -> String;
     async fn leader(&self) -> Result<usize, BoxError>;
     fn kill(&self, member: usize) -> Result<(), BoxError>;
     /// Starts a killed member again on its data; does not wait until it serves.
@@ -29,8 +30,34 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn longest_leader_pause(&self, ttl: Duration) -> Option<Duration>;
     /// What an operator does from time to time to a store that works.
     async fn chore(&self) -> Result<(), BoxError>;
+    /// What the store has for each lock, in the order of their numbers, on a way that no fault touches; nothing where only the clients
+    /// themselves know.
+    async fn entries(&self, registers: u32) -> Result<Vec<Entry>, BoxError>;
+    /// Takes the entry of an acquisition away, as an operator might; `false` if it was not there any more.
+    async fn remove(&self, register: u32, token: u64, removal: Removal) -> Result<bool, BoxError>;
+    /// Within which time all is gone that clients leave behind which came to a good end, and within which, since they were killed,
+    /// that of the others.
+    fn settles(&self, ttl: Duration) -> (Duration, Duration);
     /// Everything that is in the store and does not belong there when all clients have left, in words.
     async fn contents(&self) -> Result<Vec<String>, BoxError>;
+}
+
+/// What the store has for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// None, or one that is no client's.
+    Foreign,
+    /// That of the acquisition with this token, which ends after this time.
+    Of { token: u64, left: Duration },
+}
+
+/// What the invariants hold a target to.
+pub(crate) fn terms(target: &str, ttl: Duration) -> Terms {
+    match target {
+        // A session, and whatever is under way on it, may end a TTL after the cause.
+        "etcd" => Terms { ttl, patience: ttl, prompt: false },
+        _ => Terms { ttl, patience: redis::PATIENCE, prompt: true },
+    }
 }
 
 /// How many members the store of a target has.

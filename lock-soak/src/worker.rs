@@ -22,6 +22,9 @@ pub(crate) struct Assignment {
     pub(crate) clients: u32,
     #[arg(long)]
     pub(crate) registers: u32,
+    /// In seconds.
+    #[arg(long)]
+    pub(crate) ttl: u64,
     #[arg(long)]
     pub(crate) seed: u64,
 }
@@ -56,7 +59,7 @@ async fn obey(stopped: watch::Sender<bool>) {
 }
 
 async fn live(assignment: Assignment, number: u32, stop: watch::Receiver<bool>) -> Result<(), BoxError> {
-    let Assignment { url, home, process, registers, seed, .. } = assignment;
+    let Assignment { url, home, process, registers, ttl, seed, .. } = assignment;
     let locks = loop {
         match lock::connect(&url).await {
             Ok(locks) => break locks,
@@ -69,5 +72,6 @@ async fn live(assignment: Assignment, number: u32, stop: watch::Receiver<bool>) 
     let identity = u64::from(process) << 8 | u64::from(number);
     let home = Line::new(TcpStream::connect(home).await?)?;
     let next_ask = u64::from(process) << 32 | u64::from(number) << 24;
-    Client { locks, home, process, next_ask, registers, rng: Rng::new(seed, identity), stop }.live().await
+    let (ttl, rng) = (Duration::from_secs(ttl), Rng::new(seed, identity));
+    Client { locks, home, process, next_ask, registers, ttl, rng, stop }.live().await
 }

@@ -53,7 +53,10 @@ impl Workers {
         for (name, value) in [("--process", number), ("--clients", clients), ("--registers", options.registers)] {
             command.arg(name).arg(value.to_string());
         }
-        command.args(["--seed", &options.seed.to_string()]).stdin(Stdio::piped()).kill_on_drop(true);
+        for (name, value) in [("--seed", options.seed), ("--ttl", options.ttl)] {
+            command.arg(name).arg(value.to_string());
+        }
+        command.stdin(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let orders = child.stdin.take().ok_or("a worker has no input")?;
         self.slots[slot] = Some(Worker { number, child, orders });
@@ -99,20 +102,19 @@ impl Workers {
         })
     }
 
-    /// Tells all workers to come to an end, and says which did not in time, or not well; those are killed, unrecorded.
-    pub(crate) async fn stop_all(&mut self, limit: Duration) -> Vec<String> {
-        let mut complaints = Vec::new();
+    /// Tells all workers to come to an end, and records which did not in time, or not well; those are then gone, too.
+    pub(crate) async fn stop_all(&mut self, limit: Duration) {
         for worker in self.slots.iter_mut().flatten() {
             let _ = worker.orders.write_all(format!("{STOP}\n").as_bytes()).await;
         }
         for mut worker in self.slots.iter_mut().filter_map(Option::take) {
-            match timeout(limit, worker.child.wait()).await {
-                Ok(Ok(status)) if status.success() => {}
-                Ok(outcome) => complaints.push(format!("worker process {} ended badly: {outcome:?}", worker.number)),
-                Err(_) => complaints.push(format!("worker process {} did not come to an end within {limit:?}", worker.number)),
-            }
+            let how = match timeout(limit, worker.child.wait()).await {
+                Ok(Ok(status)) if status.success() => continue,
+                Ok(outcome) => format!("{outcome:?}"),
+                Err(_) => format!("not within {limit:?}"),
+            };
+            self.home.record(Kind::EndedBadly { process: worker.number, how });
             let _ = worker.child.kill().await;
         }
-        complaints
     }
 }

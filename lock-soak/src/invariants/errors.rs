@@ -4,12 +4,12 @@ use crate::{
     history::{History, Span},
 };
 
-/// A call fails only where the store was without a majority, or the process stopped, within the TTL before.
+/// A call fails only where the store was without a majority, or the process stopped, no longer ago than its patience lasts.
 pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         let Some(error) = error_of(event) else { continue };
         // However long it had waited: the cause of an error is not longer ago than that.
-        let begin = event.at.minus(terms.ttl);
+        let begin = event.at.minus(terms.patience);
         if !history.excused(event.process, Span { from: begin, to: event.at }) {
             return Err(Violation::new(error, begin, event.at));
         }
@@ -43,8 +43,8 @@ mod tests {
     fn an_error_while_a_majority_is_there_breaks() {
         failed(Story::default().then(1, 0, fault(false))).breaks(check, "#0.1 failed: unavailable");
         failed(Story::default().then(20_000, 0, fault(true))).keeps(check);
-        let ended = Kind::FaultEnded { fault: "a fault".into() };
-        failed(Story::default().then(1, 0, fault(true)).then(9_000, 0, ended)).breaks(check, "#0.1 failed");
+        failed(Story::default().outage(1, 23_999)).breaks(check, "#0.1 failed");
+        failed(Story::default().outage(1, 24_001)).keeps(check);
     }
 
     #[test]

@@ -2,6 +2,9 @@ use super::{Terms, Violation};
 use crate::history::History;
 
 /// The times in which two guards of one lock are valid do not overlap, whoever has them.
+///
+/// Registers would not show it: they refuse who is overtaken, for that is what tokens are for. One without tokens would show it only
+/// where both write; here it is enough that both say that they may, as they do before and after each step, on one clock.
 pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for (register, grants) in history.by_register() {
         let mut last: Option<(crate::event::Ask, crate::history::Span)> = None;
@@ -53,6 +56,12 @@ mod tests {
         killed.holds(200, 2, 2, 2).keeps(check);
         let lost = Story::default().holds(0, 1, 1, 1).then(100, 1, Kind::Lost { ask: Ask(1), why: String::new() });
         lost.holds(200, 2, 2, 2).keeps(check);
+    }
+
+    #[test]
+    fn whose_entry_was_removed_holds_nothing() {
+        Story::default().holds(0, 1, 1, 1).removal(100, 1).holds(101, 2, 2, 2).keeps(check);
+        Story::default().holds(0, 1, 1, 1).removal(100, 7).holds(101, 2, 2, 2).breaks(check, "both held");
     }
 
     #[test]

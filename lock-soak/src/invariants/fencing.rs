@@ -1,11 +1,16 @@
-use super::{Terms, Violation};
+use super::{Terms, Violation, removals::noticed_within};
 use crate::{event::Kind, history::History};
 
-/// A register refuses a token only when somebody with a larger one has come; that must be known as a loss by then.
-pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
+/// A register refuses a token only when somebody with a larger one has come; that must be known as a loss by then, unless an operator
+/// has just removed the entry.
+pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         if let Kind::Refused { ask, still_held: true } = &event.kind {
-            let since = history.attempts.get(ask).and_then(|attempt| attempt.grant.as_ref()).map_or(event.at, |grant| grant.at);
+            let grant = history.attempts.get(ask).and_then(|attempt| attempt.grant.as_ref());
+            if grant.and_then(|grant| grant.removed).is_some_and(|at| event.at >= at && event.at.since(at) <= noticed_within(terms.ttl)) {
+                continue;
+            }
+            let since = grant.map_or(event.at, |grant| grant.at);
             return Err(Violation::new(format!("{ask} was refused while its guard was valid"), since, event.at));
         }
     }
@@ -22,5 +27,8 @@ mod tests {
         let refused = |still_held| Story::default().holds(0, 1, 1, 1).then(5, 1, Kind::Refused { ask: Ask(1), still_held });
         refused(false).keeps(check);
         refused(true).breaks(check, "#0.1 was refused");
+        refused(true).removal(4, 1).keeps(check);
+        refused(true).removal(6, 1).breaks(check, "#0.1 was refused");
+        refused(true).removal(4, 2).breaks(check, "#0.1 was refused");
     }
 }

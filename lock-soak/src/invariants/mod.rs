@@ -2,15 +2,20 @@
 
 mod acquires_end;
 mod clean_store;
+mod entries;
 mod errors;
 mod exclusion;
+mod exercise;
 mod fencing;
 mod increments;
 mod losses;
+mod removals;
 #[cfg(test)]
 mod story;
 mod tokens;
 mod waits;
+mod wakes;
+mod workers_end;
 
 use std::time::Duration;
 
@@ -37,6 +42,10 @@ pub(crate) type Check = fn(&History, &Terms) -> Result<(), Violation>;
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) ttl: Duration,
+    /// How long after its cause a call may still fail.
+    pub(crate) patience: Duration,
+    /// Whether a waiter of a store that is well has a free lock at once: no leases of the dead, no elections, no slow looks.
+    pub(crate) prompt: bool,
 }
 
 /// All properties by name.
@@ -47,7 +56,12 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("whose guard is valid is not refused", fencing::check),
     ("every acquire ends", acquires_end::check),
     ("waiters move on", waits::check),
+    ("a release wakes those who wait", wakes::check),
     ("a live holder keeps its lock within the TTL", losses::check),
     ("calls fail only without a majority", errors::check),
+    ("no guard outlives its entry in the store", entries::check),
+    ("the removal of an entry is noticed", removals::check),
+    ("workers come to a good end", workers_end::check),
     ("nothing is left in the store", clean_store::check),
+    ("locks were renewed and lost", exercise::check),
 ];

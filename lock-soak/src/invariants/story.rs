@@ -35,11 +35,38 @@ impl Story {
     }
 
     pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
-        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10) })
+        self.verdict_at(check, false)
+    }
+
+    fn verdict_at(self, check: Check, prompt: bool) -> Result<(), Violation> {
+        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10), patience: Duration::from_secs(2), prompt })
     }
 
     pub(super) fn keeps(self, check: Check) {
         assert_eq!(self.verdict(check), Ok(()));
+    }
+
+    pub(super) fn keeps_promptly(self, check: Check) {
+        assert_eq!(self.verdict_at(check, true), Ok(()));
+    }
+
+    pub(super) fn breaks_promptly(self, check: Check, part: &str) {
+        let violation = self.verdict_at(check, true).expect_err("not caught");
+        assert!(violation.message.contains(part), "{violation:?}");
+    }
+
+    pub(super) fn outage(self, from: u64, to: u64) -> Self {
+        let fault = || "kill all".to_owned();
+        let began = Kind::FaultBegan { fault: fault(), majority: true };
+        self.then(from, 0, began).then(to, 0, Kind::FaultEnded { fault: fault() })
+    }
+
+    pub(super) fn pause(self, process: u32, from: u64, to: u64) -> Self {
+        self.then(from, 0, Kind::Paused { process }).then(to, 0, Kind::Resumed { process })
+    }
+
+    pub(super) fn removal(self, millis: u64, token: u64) -> Self {
+        self.then(millis, 0, Kind::Removed { register: 0, token })
     }
 
     pub(super) fn breaks(self, check: Check, part: &str) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{Terms, Violation};
 use crate::{
     event::{How, Instant},
-    history::{History, Span},
+    history::{History, Span, merged, overlaps},
 };
 
 /// How long a lock may be free with waiters: as long as it takes to give up on a member that is silent, for the one who
@@ -12,9 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The store looks for expired leases from time to time, and elects in between.
 const EXPIRY: Duration = Duration::from_secs(3);
 
-/// While somebody waits, a lock is not free for long, unless an entry of a process that is stopped or dead may be in the way.
+/// While somebody waits, a lock is not free for long, unless an entry of a process that is stopped or dead may be in the way. Where
+/// waiters are told, and all has been well for a while, it is not free for so long that the end of a lease could have told them.
 pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
-    let excuses = excuses(history, terms.ttl);
+    not_free_for(PATIENCE, &excuses(history, terms.ttl), history)?;
+    if terms.prompt { not_free_for(terms.ttl / 2, &history.unrest(terms.ttl), history) } else { Ok(()) }
+}
+
+fn not_free_for(patience: Duration, excuses: &[Span], history: &History) -> Result<(), Violation> {
     for (register, grants) in history.by_register() {
         let waits = waits(history, register);
         let mut free_since = None;
@@ -22,8 +27,8 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
             let Some(span) = grant.validity() else { continue };
             let gap = Span { from: free_since.unwrap_or(span.from), to: span.from };
             for waited in overlaps(gap, &waits) {
-                let unexplained = longest_rest(waited, &excuses);
-                if unexplained.to.since(unexplained.from) > PATIENCE {
+                let unexplained = longest_rest(waited, excuses);
+                if unexplained.to.since(unexplained.from) > patience {
                     let message = format!(
                         "lock {register} was free for {:?} while somebody waited, until {}",
                         unexplained.to.since(unexplained.from),
@@ -61,22 +66,6 @@ fn excuses(history: &History, ttl: Duration) -> Vec<Span> {
         spans.push(Span { from, to: if to > from { until.max(to) } else { until } });
     }
     merged(spans)
-}
-
-fn merged(mut spans: Vec<Span>) -> Vec<Span> {
-    spans.sort_by_key(|span| span.from);
-    let mut all: Vec<Span> = Vec::new();
-    for span in spans {
-        match all.last_mut() {
-            Some(last) if span.from <= last.to => last.to = last.to.max(span.to),
-            _ => all.push(span),
-        }
-    }
-    all
-}
-
-fn overlaps(gap: Span, spans: &[Span]) -> impl Iterator<Item = Span> {
-    spans.iter().map(move |span| Span { from: span.from.max(gap.from), to: span.to.min(gap.to) }).filter(|span| span.from < span.to)
 }
 
 /// The longest part of a span that none of the excuses, which are in order and apart, covers.
@@ -120,6 +109,15 @@ mod tests {
         waits_until(Story::default(), 10_000).keeps(check);
         waits_until(Story::default(), 20_000).breaks(check, "lock 0 was free for 19.995s");
         waits_until(member(Story::default(), 10, 30_000), 20_000).breaks(check, "was free");
+    }
+
+    #[test]
+    fn who_is_told_does_not_wait_for_the_end_of_a_lease() {
+        waits_until(Story::default(), 5_000).keeps_promptly(check);
+        waits_until(Story::default(), 5_100).breaks_promptly(check, "was free for 5.095s");
+        waits_until(Story::default().outage(4_000, 5_000), 5_100).keeps_promptly(check);
+        waits_until(Story::default().pause(3, 0, 1), 16_000).keeps_promptly(check);
+        waits_until(Story::default().pause(3, 0, 1), 16_100).breaks_promptly(check, "was free for 5.099s");
     }
 
     #[test]

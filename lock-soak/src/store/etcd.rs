@@ -4,13 +4,14 @@ use async_trait::async_trait;
 use conformance_tests::servers::{self, EtcdCluster, EtcdOptions, Trouble};
 use etcd_client::{Client, CompactionOptions, GetOptions};
 
-use super::Store;
+use super::{Entry, Store};
 use crate::{
     BoxError,
-    schedule::{Cut, Side},
+    schedule::{Cut, Removal, Side},
 };
 
 pub(super) const SIZE: usize = 3;
+const LEASES: Duration = Duration::from_secs(60);
 
 /// A cluster of etcd members on this machine.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ impl Etcd {
 
 #[async_trait]
 impl Store for Etcd {
-    fn url(&self) -> String {
-        self.cluster.url()
+    fn url(&self, ttl: Duration) -> String {
+        format!("{}/?ttl={}s", self.cluster.url(), ttl.as_secs())
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
@@ -103,6 +104,19 @@ impl Store for Etcd {
             self.operator(member).await?.defragment().await?;
         }
         Ok(())
+    }
+
+    async fn entries(&self, _: u32) -> Result<Vec<Entry>, BoxError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove(&self, _: u32, _: u64, _: Removal) -> Result<bool, BoxError> {
+        Err("etcd's entries are not taken away".into())
+    }
+
+    /// The leases of what was given up in an outage run out, and a member may be slow to elect.
+    fn settles(&self, ttl: Duration) -> (Duration, Duration) {
+        (ttl + LEASES, ttl + LEASES)
     }
 
     async fn contents(&self) -> Result<Vec<String>, BoxError> {

@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use conformance_tests::servers::{self, RedisOptions, Server, TcpProxy, Trouble};
-use redis::{Client, aio::MultiplexedConnection};
+use redis::{Client, Cmd, aio::MultiplexedConnection};
+use tokio::sync::Mutex;
 
-use super::Store;
+use super::{Entry, Store};
 use crate::{
     BoxError,
-    schedule::{Cut, Side},
+    schedule::{Cut, Removal, Side},
 };
 
 /// One Redis server on this machine that has every write on disk before its reply; clients reach it through a proxy.
@@ -15,25 +16,73 @@ use crate::{
 pub(super) struct Redis {
     server: Server,
     proxy: TcpProxy,
+    /// Over which the entries are looked at.
+    look: Mutex<Option<MultiplexedConnection>>,
 }
 
 /// Separates a lock's key from what makes the key of its counter.
-const SEPARATOR: u8 = 0x1f;
+const SEPARATOR: char = '\u{1f}';
 /// How long a counter outlives the last use of its lock.
 const COUNTER_TTL: Duration = Duration::from_secs(24 * 3600);
 /// For a server that reads its data again after it was killed.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
+/// How long after its cause a call may still fail: one request that times out, sent at the last moment, and a connection that has to
+/// be made.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// So long that only what the server reports, or the end of a lease, wakes a waiter.
+const POLL: Duration = Duration::from_secs(60);
+/// What clients that came to a good end have given back is gone then.
+const GONE: Duration = Duration::from_millis(500);
+/// An entry that is none of the clients'.
+const FOREIGN: &str = "somebody else";
+const FOREIGN_TTL: Duration = Duration::from_millis(500);
+
+/// -> token and PTTL; 0 if the entry is nobody's whose token is known.
+const LOOK: &str = r"
+local owner = redis.call('GET', KEYS[1])
+local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
+if not owner or owner ~= last[1] then return {'0', 0} end
+return {last[2], redis.call('PTTL', KEYS[1])}
+";
+
+/// `token, value, ttl in ms` -> 1, or 0 if the entry is not the token's.
+const REMOVE: &str = r"
+local owner = redis.call('GET', KEYS[1])
+local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
+if not owner or owner ~= last[1] or last[2] ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+";
+
+/// A script with the two keys of a register's lock.
+fn script(code: &str, register: u32) -> Cmd {
+    let lock = crate::client::lock_of(register);
+    let companion = format!("{lock}{SEPARATOR}{{{lock}}}");
+    let mut command = redis::cmd("EVAL");
+    command.arg(code).arg(2).arg(lock).arg(companion);
+    command
+}
 
 impl Redis {
     pub(super) async fn start() -> Result<Self, BoxError> {
         let server = tokio::task::spawn_blocking(|| servers::redis(RedisOptions::new().own())).await??;
         let proxy = TcpProxy::start(server.endpoint().parse()?).await?;
-        Ok(Self { server, proxy })
+        Ok(Self { server, proxy, look: Mutex::default() })
     }
 
     /// Unlike the clients under test, on a way that no fault touches.
     async fn operator(&self) -> Result<MultiplexedConnection, BoxError> {
         Ok(Client::open(self.server.url())?.get_multiplexed_async_connection().await?)
+    }
+
+    async fn look(&self, operator: &mut MultiplexedConnection, registers: u32) -> Result<Vec<Entry>, BoxError> {
+        let mut entries = Vec::new();
+        for register in 0..registers {
+            let (token, left): (u64, u64) = script(LOOK, register).query_async(operator).await?;
+            let left = Duration::from_millis(left);
+            entries.push(if token == 0 { Entry::Foreign } else { Entry::Of { token, left } });
+        }
+        Ok(entries)
     }
 
     async fn answers(&self) -> Result<(), BoxError> {
@@ -43,8 +92,8 @@ impl Redis {
 
 #[async_trait]
 impl Store for Redis {
-    fn url(&self) -> String {
-        format!("redis://{}", self.proxy.address())
+    fn url(&self, ttl: Duration) -> String {
+        format!("redis://{}/?ttl={}s&poll_interval={}s", self.proxy.address(), ttl.as_secs(), POLL.as_secs())
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
@@ -105,6 +154,28 @@ impl Store for Redis {
         Ok(())
     }
 
+    async fn entries(&self, registers: u32) -> Result<Vec<Entry>, BoxError> {
+        let mut look = self.look.lock().await;
+        let mut operator = match look.take() {
+            Some(operator) => operator,
+            None => self.operator().await?,
+        };
+        let entries = self.look(&mut operator, registers).await?;
+        *look = Some(operator);
+        Ok(entries)
+    }
+
+    async fn remove(&self, register: u32, token: u64, removal: Removal) -> Result<bool, BoxError> {
+        let value = if removal == Removal::Overwrite { FOREIGN } else { "" };
+        let mut command = script(REMOVE, register);
+        command.arg(token).arg(value).arg(FOREIGN_TTL.as_millis() as u64);
+        Ok(command.query_async(&mut self.operator().await?).await?)
+    }
+
+    fn settles(&self, ttl: Duration) -> (Duration, Duration) {
+        (GONE, ttl + GONE)
+    }
+
     /// Counters belong there, if they go some day.
     async fn contents(&self) -> Result<Vec<String>, BoxError> {
         let mut operator = self.operator().await?;
@@ -113,7 +184,7 @@ impl Store for Redis {
         for key in keys {
             let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut operator).await?;
             let expires = u64::try_from(left).is_ok_and(|left| Duration::from_millis(left) <= COUNTER_TTL);
-            if !(key.contains(&SEPARATOR) && expires) {
+            if !(key.contains(&(SEPARATOR as u8)) && expires) {
                 found.push(format!("the key {}, whose PTTL is {left}", key.escape_ascii()));
             }
         }

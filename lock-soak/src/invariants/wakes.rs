@@ -1,0 +1,76 @@
+use super::{Terms, Violation};
+use crate::{
+    event::{How, Instant},
+    history::{Attempt, History, Span},
+};
+
+/// How often others are granted a lock while one waits for it who is told of each release, and competes with them: he loses once more
+/// with a probability of 7/8 at most, of many that is next to never.
+const MOST: usize = 150;
+
+/// Where waiters are told, and all has been well for a while, others do not get the lock again and again before one who waits:
+/// that would be who comes when the lock happens to be free, while the one who waits knows nothing of it.
+pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
+    if !terms.prompt {
+        return Ok(());
+    }
+    let unrest = history.unrest(terms.ttl);
+    let by_register = history.by_register();
+    for waiter in history.attempts.values().filter(|attempt| attempt.how == How::Wait) {
+        let all = by_register.get(&waiter.register).map_or(&[][..], Vec::as_slice);
+        for span in quiet_parts(waiter, &unrest) {
+            let from = all.partition_point(|(_, grant)| grant.at <= span.from);
+            let passed = all[from..].partition_point(|(_, grant)| grant.at < span.to);
+            if passed > MOST {
+                let message = format!("{} waited for lock {} while others got it {passed} times", waiter.ask, waiter.register);
+                return Err(Violation::new(message, span.from, span.to));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// When it waited and all was well.
+fn quiet_parts(waiter: &Attempt, unrest: &[Span]) -> Vec<Span> {
+    let end = waiter.answered.unwrap_or(waiter.asked);
+    let mut from = waiter.asked;
+    let mut parts = Vec::new();
+    let last = Span { from: Instant(u64::MAX), to: Instant(u64::MAX) };
+    for trouble in unrest.iter().chain([&last]) {
+        let to = trouble.from.min(end);
+        if from < to {
+            parts.push(Span { from, to });
+        }
+        from = from.max(trouble.to);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::story::Story, check};
+    use crate::event::{Ask, Kind};
+
+    /// One waits from 1 ms on, while another gets the lock so many times, once a millisecond.
+    fn passed_over(mut story: Story, times: u64) -> Story {
+        story = story.asks(1, 2, 9_999);
+        for turn in 2..2 + times {
+            story = story.holds(turn * 2, 1, turn, turn).releases(turn * 2, 1, turn);
+        }
+        story.then(5_000, 2, Kind::TimedOut { ask: Ask(9_999) })
+    }
+
+    #[test]
+    fn who_is_passed_over_again_and_again_was_not_told() {
+        passed_over(Story::default(), 150).keeps_promptly(check);
+        passed_over(Story::default(), 151).breaks_promptly(check, "#0.9999 waited for lock 0 while others got it 151 times");
+        passed_over(Story::default(), 151).keeps(check);
+    }
+
+    #[test]
+    fn only_what_happens_while_all_is_well_counts() {
+        passed_over(Story::default().outage(0, 1), 200).keeps_promptly(check);
+        passed_over(Story::default().outage(200, 201), 200).keeps_promptly(check);
+        passed_over(Story::default().outage(400, 401), 200).breaks_promptly(check, "others got it");
+    }
+}
