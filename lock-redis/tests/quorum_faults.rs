@@ -83,6 +83,23 @@ async fn a_release_that_a_majority_answers_late_tells_that_the_lock_was_lost() {
     assert_eq!(error.kind(), ErrorKind::Lost, "{error:?}");
 }
 
+#[tokio::test]
+async fn servers_that_can_only_be_read_are_out_of_reach() {
+    let servers = or_skip!(three());
+    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let locks = builder(&servers).with_connect_timeout(LIMIT).connect().await.unwrap();
+    // Every look shows that the lock is free.
+    for operator in &operators[..2] {
+        let () = operator.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    }
+    let error = promptly("an error", locks.acquire("a")).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("2 of 3"), "{error:?}");
+    for operator in &operators[..2] {
+        let () = operator.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    }
+    promptly("the grant", locks.acquire("a")).await.unwrap().release().await.unwrap();
+}
+
 /// How many times a server has been asked what a key holds.
 async fn reads(operator: &Operator) -> usize {
     let stats: String = operator.run(&["INFO", "commandstats"]).await;

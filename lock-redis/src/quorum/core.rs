@@ -82,48 +82,60 @@ impl Core {
 
     pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
         bounded(&self.holds, terms.timeout, async {
-            let (keys, mut trouble, mut splits) = (Keys::new(&self.prefix, name), Trouble::new(), Backoff::after_splits());
+            let keys = Keys::new(&self.prefix, name);
             if self.watcher.nobody_waits(&keys.lock) {
                 match self.attempt(name, &keys, &terms).await {
                     Attempt::Won(guard) => return Ok(guard),
-                    Attempt::Busy { .. } => {}
-                    Attempt::OutOfReach(error) => trouble.note(error, self.patience)?,
+                    Attempt::OutOfReach(error) if error.kind() != ErrorKind::Unavailable => return Err(error),
+                    Attempt::Busy { .. } | Attempt::OutOfReach(_) => {}
                 }
             }
-            let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock);
-            let place = waiting.place();
-            loop {
-                let epoch = place.turn().await;
-                let error = if waiting.may_be_free() {
-                    match self.attempt(name, &keys, &terms).await {
-                        Attempt::Won(guard) => return Ok(guard),
-                        Attempt::Busy { split } => {
-                            trouble = Trouble::new();
-                            if split {
-                                place.pause(splits.pause());
-                            }
-                            continue;
-                        }
-                        Attempt::OutOfReach(error) => error,
-                    }
-                } else {
-                    let look = waiting.look(&self.members).await;
-                    if look.answered >= self.members.majority().needed() {
-                        trouble = Trouble::new();
-                        if !waiting.is_worth_a_try() {
-                            splits = Backoff::after_splits();
-                            place.taken(epoch, look.ends_in, self.poll(look.blind));
-                        }
-                        continue;
-                    }
-                    self.out_of_reach(&look.failures)
-                };
-                trouble.since = Some(place.trouble(trouble.began()));
-                trouble.note(error, self.patience)?;
-                place.pause(trouble.pause.pause());
-            }
+            // Boxed, so that a lock that is free does not carry it along.
+            Box::pin(self.wait(name, &keys, &terms)).await
         })
         .await
+    }
+
+    async fn wait(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Result<LockGuard, LockError> {
+        let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock);
+        let (place, mut splits, mut trouble) = (waiting.place(), Backoff::after_splits(), Backoff::in_trouble());
+        loop {
+            let turn = place.turn().await;
+            let error = if waiting.may_be_free() {
+                let attempt = self.attempt(name, keys, terms).await;
+                if !matches!(attempt, Attempt::OutOfReach(_)) {
+                    // The line's trouble is over, and whoever is its head goes on at once.
+                    place.taken(turn, None, Duration::ZERO);
+                    trouble = Backoff::in_trouble();
+                }
+                match attempt {
+                    Attempt::Won(guard) => return Ok(guard),
+                    Attempt::Busy { split: false } => continue,
+                    Attempt::Busy { split: true } => {
+                        place.pause(splits.pause());
+                        continue;
+                    }
+                    Attempt::OutOfReach(error) => error,
+                }
+            } else {
+                let look = waiting.look(&self.members).await;
+                match look.answered >= self.members.majority().needed() {
+                    // Trouble is not over before it is tried: servers that can be read may grant nothing.
+                    true if waiting.is_worth_a_try() => continue,
+                    true => {
+                        place.taken(turn, look.ends_in, self.poll(look.blind));
+                        (splits, trouble) = (Backoff::after_splits(), Backoff::in_trouble());
+                        continue;
+                    }
+                    false => self.out_of_reach(&look.failures),
+                }
+            };
+            let now = CLOCK.now();
+            if error.kind() != ErrorKind::Unavailable || now.saturating_since(place.trouble(now)) >= self.patience {
+                return Err(error);
+            }
+            place.pause(trouble.pause());
+        }
     }
 
     pub(crate) async fn try_acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<Option<LockGuard>, LockError> {
@@ -259,35 +271,29 @@ impl Backoff {
     }
 }
 
-/// How long a majority has been out of reach.
-struct Trouble {
-    since: Option<Moment>,
-    pause: Backoff,
-}
-
-impl Trouble {
-    fn new() -> Self {
-        Self { since: None, pause: Backoff::in_trouble() }
-    }
-
-    fn began(&self) -> Moment {
-        self.since.unwrap_or_else(|| CLOCK.now())
-    }
-
-    /// The error, if it will not pass or has lasted too long.
-    fn note(&mut self, error: LockError, patience: Duration) -> Result<(), LockError> {
-        let since = *self.since.insert(self.began());
-        let hopeless = error.kind() != ErrorKind::Unavailable || CLOCK.now().saturating_since(since) >= patience;
-        if hopeless { Err(error) } else { Ok(()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quorum::ballot::Vote;
+    use crate::{quorum::ballot::Vote, watcher::News as WatcherNews};
 
     const TTL: Duration = Duration::from_secs(10);
+
+    /// What a waiter tells its line when a majority has answered.
+    #[tokio::test]
+    async fn an_answer_ends_the_trouble_of_the_line_and_delays_nobody() {
+        let (watcher, key) = (Watcher::new(WatcherNews::new(), Tasks::current()), "a".into());
+        let (first, second) = (watcher.join(&key), watcher.join(&key));
+        let start = CLOCK.now();
+        let later = start + TTL;
+        let turn = first.turn().await;
+        assert_eq!((first.trouble(start), first.trouble(later)), (start, start));
+        first.taken(turn, None, Duration::ZERO);
+        assert_eq!(first.trouble(later), later);
+        first.taken(first.turn().await, None, Duration::ZERO);
+        drop(first);
+        second.turn().await;
+        assert_eq!(second.trouble(later + TTL), later + TTL);
+    }
 
     #[tokio::test]
     async fn answers_that_came_during_a_stall_count() {
