@@ -119,12 +119,15 @@ impl Core {
                 }
             } else {
                 let look = waiting.look(&self.members).await;
+                if look.has_owner {
+                    splits = Backoff::after_splits();
+                }
                 match look.answered >= self.members.majority().needed() {
                     // Trouble is not over before it is tried: servers that can be read may grant nothing.
                     true if waiting.is_worth_a_try() => continue,
                     true => {
                         place.taken(turn, look.ends_in, self.poll(look.blind));
-                        (splits, trouble) = (Backoff::after_splits(), Backoff::in_trouble());
+                        trouble = Backoff::in_trouble();
                         continue;
                     }
                     false => self.out_of_reach(&look.failures),
@@ -293,6 +296,15 @@ mod tests {
         drop(first);
         second.turn().await;
         assert_eq!(second.trouble(later + TTL), later + TTL);
+    }
+
+    #[test]
+    fn pauses_after_splits_begin_at_nothing_and_grow() {
+        let mut splits = Backoff::after_splits();
+        for most in [4, 8, 16, 32, 64, 128, 250, 250] {
+            assert_eq!(splits.spread, Duration::from_millis(most));
+            assert!(splits.pause() <= Duration::from_millis(most));
+        }
     }
 
     #[tokio::test]

@@ -50,6 +50,8 @@ pub(crate) struct Look {
     pub(crate) ends_in: Option<Duration>,
     /// Some server cannot report changes.
     pub(crate) blind: bool,
+    /// A majority has the same owner. Otherwise what is not free may be on its way back from several who split the votes.
+    pub(crate) has_owner: bool,
     /// How many could be looked at.
     pub(crate) answered: usize,
     /// Those that could not.
@@ -123,20 +125,26 @@ impl<'a> Waiting<'a> {
     pub(crate) async fn look(&self, members: &Members) -> Look {
         locked(&self.sights.known).insert(Arc::clone(&self.key), Sight::new(self.sights.majority));
         let mut answers = members.ask(|member| look_at(member, Arc::clone(&self.key)));
-        let (mut blind, mut answered, mut unanswered) = (false, 0, members.worth_waiting_for());
+        let (mut blind, mut owners, mut unanswered) = (false, Vec::new(), members.worth_waiting_for());
         while unanswered.contains(&true)
             && let Some((server, seen)) = answers.next().await
         {
             unanswered[server] = false;
             if let Some(seen) = seen {
                 blind |= seen.blind;
-                answered += 1;
+                owners.push(seen.owner);
                 self.update(|sight| sight.seen(server, CLOCK.now(), seen.held));
             }
         }
         self.update(Sight::complete);
         let ends = locked(&self.sights.known).get(&self.key).and_then(Sight::ends);
-        Look { ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())), blind, answered, failures: answers.failures }
+        Look {
+            ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())),
+            blind,
+            has_owner: have_owner(self.sights.majority, &owners),
+            answered: owners.len(),
+            failures: answers.failures,
+        }
     }
 
     fn update(&self, update: impl FnOnce(&mut Sight)) {
@@ -158,7 +166,14 @@ impl Drop for Waiting<'_> {
 
 struct Seen {
     held: Option<Option<Duration>>,
+    owner: Option<Vec<u8>>,
     blind: bool,
+}
+
+/// Whether a majority of the servers has the same owner.
+fn have_owner(majority: Majority, owners: &[Option<Vec<u8>>]) -> bool {
+    let has = |owner: &Vec<u8>| owners.iter().flatten().filter(|other| *other == owner).count() >= majority.needed();
+    owners.iter().flatten().any(has)
 }
 
 async fn look_at(member: Arc<Member>, key: Arc<str>) -> Result<Seen, Failure> {
@@ -168,9 +183,34 @@ async fn look_at(member: Arc<Member>, key: Arc<str>) -> Result<Seen, Failure> {
         Err(failure) if failure.is_refusal() => (member.connection(&key).await?, true),
         Err(failure) => return Err(failure),
     };
-    match member.heard(connection.run(redis::cmd("PTTL").arg(&*key)).await)? {
-        Value::Int(-2) => Ok(Seen { held: None, blind }),
-        Value::Int(left) => Ok(Seen { held: Some(u64::try_from(left).ok().map(Duration::from_millis)), blind }),
-        _ => Err(Failure::unexpected("no number in answer to PTTL")),
+    let mut both = redis::pipe();
+    both.cmd("PTTL").arg(&*key).cmd("GET").arg(&*key);
+    let mut answers = member.heard(connection.run_all(&both, 2).await)?.into_iter();
+    let held = match answers.next() {
+        Some(Ok(Value::Int(-2))) => None,
+        Some(Ok(Value::Int(left))) => Some(u64::try_from(left).ok().map(Duration::from_millis)),
+        Some(Err(failure)) => return Err(failure),
+        _ => return Err(Failure::unexpected("no number in answer to PTTL")),
+    };
+    let owner = match answers.next() {
+        Some(Ok(Value::BulkString(owner))) => Some(owner),
+        _ => None,
+    };
+    Ok(Seen { held, owner, blind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rivals_who_split_the_votes_are_no_owner() {
+        let have = |servers, owners: &[&str]| {
+            let owners: Vec<_> = owners.iter().map(|owner| (!owner.is_empty()).then(|| owner.as_bytes().to_vec())).collect();
+            have_owner(Majority::of(servers), &owners)
+        };
+        assert!(have(3, &["a", "a", "b"]) && have(3, &["", "a", "a"]) && have(5, &["a", "b", "a", "b", "a"]));
+        assert!(!have(3, &["a", "b", "c"]) && !have(3, &["a", "b"]) && !have(3, &["a", "", "b"]));
+        assert!(!have(3, &["", "", ""]) && !have(4, &["a", "a", "b", "b"]), "two of four are none");
     }
 }
