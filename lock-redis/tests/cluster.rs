@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use conformance_tests::servers::{self, RedisCluster, RedisOptions};
+use conformance_tests::servers::{self, Certificates, RedisCluster, RedisOptions};
+use futures_util::future::join_all;
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
 use lock_redis::{RedisLock, RedisLockBuilder};
 
 mod common;
-use common::{NEVER, Operator, name, promptly, renewed_within, ttl, until, until_within, waiter};
+use common::{NEVER, Operator, assert_untrusted, name, promptly, renewed_within, restricted, trusting, ttl, until, until_within, waiter};
 
 /// For a failover, which takes some timeouts of the cluster, on a loaded machine.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -67,7 +68,8 @@ impl<'a> Move<'a> {
         let source = operator(self.cluster, self.from);
         let keys: Vec<String> = source.run(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"]).await;
         assert!(!keys.is_empty(), "nothing to migrate");
-        let target = self.cluster.direct_endpoint(self.to);
+        // Servers that speak TLS to each other do so here.
+        let target = self.cluster.endpoint(self.to);
         let (host, port) = target.rsplit_once(':').unwrap();
         let mut command = vec!["MIGRATE", host, port, "", "0", "5000", "KEYS"];
         command.extend(keys.iter().map(String::as_str));
@@ -232,17 +234,44 @@ async fn keys_on(cluster: &RedisCluster, server: usize, key: &str) -> usize {
 #[tokio::test]
 async fn a_user_with_the_documented_rules_waits_and_follows_a_slot() {
     let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
-    for server in 0..3 {
-        let () = operator(&cluster, server).run(&[&common::RULES[..], &["+cluster|slots", "+asking"]].concat()).await;
-    }
+    add_users(&cluster).await;
     let builder = builder(&cluster).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
-    let locks = builder.connect().await.unwrap();
+    waits_and_follows_a_slot(&cluster, &builder.connect().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_slot_is_followed_over_tls_and_servers_that_are_not_trusted_are_named() {
+    let (certificates, others) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let cluster = or_skip!(servers::redis_cluster(options().with_mutual_tls(&certificates), 3, 0));
+    add_users(&cluster).await;
+    let locks = RedisLock::connect(&trusting(&cluster.url(), &certificates)).await.unwrap();
+    let mut guards = Vec::new();
+    for number in 0..30 {
+        guards.push(locks.acquire_with(&name(&format!("k{number}")), ttl(Duration::from_secs(6))).await.unwrap());
+    }
+    for server in 0..3 {
+        assert!(operator(&cluster, server).run::<usize>(&["DBSIZE"]).await > 0);
+    }
+    join_all(guards.iter().map(|guard| renewed_within(common::PROMPT, guard))).await;
+    waits_and_follows_a_slot(&cluster, &locks).await;
+    let theirs = format!("{}&ca={}", restricted(&cluster.url(), &certificates), others.ca().display());
+    assert_untrusted(&RedisLock::connect(&theirs).await.unwrap_err());
+}
+
+/// What the documentation says of users of a cluster.
+async fn add_users(cluster: &RedisCluster) {
+    for server in 0..3 {
+        let () = operator(cluster, server).run(&[&common::RULES[..], &["+cluster|slots", "+asking"]].concat()).await;
+    }
+}
+
+async fn waits_and_follows_a_slot(cluster: &RedisCluster, locks: &RedisLock) {
     let guard = locks.acquire("a").await.unwrap();
-    let waiting = waiter(&locks, "a");
-    let step = Move::begin(&cluster, "app:a").await;
+    let waiting = waiter(locks, "a");
+    let step = Move::begin(cluster, "app:a").await;
     step.migrate_keys().await;
     assert!(locks.try_acquire("a").await.unwrap().is_none());
-    until("the waiter is told of changes", || async { operator(&cluster, step.to).tracked_keys().await > 0 }).await;
+    until("the waiter is told of changes", || async { operator(cluster, step.to).tracked_keys().await > 0 }).await;
     step.end().await;
     guard.release().await.unwrap();
     promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();

@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use conformance_tests::servers::{self, Certificates, RedisOptions, Server, Skip};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
 use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
 use tokio::task::JoinSet;
 
 mod common;
-use common::{NEVER, Operator, address, name, promptly, renewed, ttl, until};
+use common::{NEVER, Operator, address, assert_untrusted, name, promptly, renewed, restricted, trusting, ttl, until};
+
+fn start(size: usize, options: &RedisOptions) -> Result<Vec<Server>, Skip> {
+    (0..size).map(|_| servers::redis(options.clone().own())).collect()
+}
 
 fn three() -> Result<Vec<Server>, Skip> {
-    (0..3).map(|_| servers::redis(RedisOptions::new().own())).collect()
+    start(3, &RedisOptions::new())
 }
 
 fn three_that_forget() -> Result<Vec<Server>, Skip> {
-    (0..3).map(|_| servers::redis(RedisOptions::new().without_persistence().own())).collect()
+    start(3, &RedisOptions::new().without_persistence())
 }
 
 /// Polls and TTLs take ten minutes: nothing is granted because of them.
@@ -259,9 +263,87 @@ async fn tokens_grow_from_majority_to_majority() {
     }
 }
 
+#[tokio::test]
+async fn two_of_five_may_fail_and_three_may_not() {
+    let servers = or_skip!(start(5, &RedisOptions::new()));
+    let (locks, other) = (client(&servers).await, client(&servers).await);
+    let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(5))).await.unwrap();
+    servers[0].kill().unwrap();
+    servers[3].freeze().unwrap();
+    renewed(&guard).await;
+    assert!(promptly("the refusal", other.try_acquire("a")).await.unwrap().is_none());
+    let waiting = tokio::spawn({
+        let other = other.clone();
+        async move { other.acquire("a").await }
+    });
+    until("it watches", || async { Operator::of(&servers[1]).tracked_keys().await > 0 }).await;
+    let token = guard.token();
+    guard.release().await.unwrap();
+    let next = promptly("the waiter", waiting).await.unwrap().unwrap();
+    assert!(next.token() > token, "{:?} after {token:?}", next.token());
+    let short = locks.acquire_with(&name("b"), ttl(Duration::from_secs(3))).await.unwrap();
+    renewed(&short).await;
+
+    servers[4].kill().unwrap();
+    let error = promptly("an error", locks.try_acquire("c")).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("3 of 5"), "{error:?}");
+    assert_eq!(promptly("the loss", short.lost()).await, LossReason::Expired);
+    assert_eq!(next.state(), GuardState::Held);
+    servers[3].thaw().unwrap();
+    until("it works again", || async { locks.try_acquire("c").await.is_ok_and(|guard| guard.is_some()) }).await;
+    for down in [0, 4] {
+        servers[down].start().await.unwrap();
+    }
+    next.release().await.unwrap();
+    drop(short);
+    for key in ["a", "b", "c"] {
+        until("nothing is left", || async { holders(&servers, key).await == 0 }).await;
+        nothing_is_left(&locks, &servers, key).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_with_the_documented_rules_holds_a_quorum_over_tls() {
+    let (certificates, others) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let user = common::RULES[2..].iter().fold(RedisOptions::new().with_argument("--user"), |options, rule| options.with_argument(*rule));
+    let servers = or_skip!(start(5, &user.with_mutual_tls(&certificates)));
+    let endpoints: Vec<_> = servers.iter().map(Server::endpoint).collect();
+    let url = format!("rediss+quorum://{}", endpoints.join(","));
+    let theirs = format!("{}&ca={}", restricted(&url, &certificates), others.ca().display());
+    assert_untrusted(&RedisQuorumLock::connect(&theirs).await.unwrap_err());
+    let connect = || async { RedisQuorumLock::connect(&trusting(&url, &certificates)).await.unwrap() };
+    let (locks, other) = (connect().await, connect().await);
+    for down in [None, Some([1, 4])] {
+        down.into_iter().flatten().for_each(|at: usize| servers[at].kill().unwrap());
+        let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(5)).with_metadata("note")).await.unwrap();
+        let waiting = tokio::spawn({
+            let other = other.clone();
+            async move { other.acquire("a").await }
+        });
+        renewed(&guard).await;
+        assert!(locks.try_acquire("a").await.unwrap().is_none() && !waiting.is_finished());
+        let info = other.inspect(&name("a")).await.unwrap().unwrap();
+        assert_eq!((info.token, info.metadata.as_deref()), (guard.token(), Some("note")));
+        guard.release().await.unwrap();
+        promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+        let removed = locks.acquire("b").await.unwrap();
+        assert!(other.force_release(&name("b")).await.unwrap());
+        assert_eq!(promptly("the loss", removed.lost()).await, LossReason::Removed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contenders_exclude_each_other_while_servers_come_and_go() {
-    let servers = or_skip!(three());
+    exclude_each_other(or_skip!(three()), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contenders_exclude_each_other_while_two_of_five_come_and_go() {
+    exclude_each_other(or_skip!(start(5, &RedisOptions::new())), 2).await;
+}
+
+/// While `down` of the servers are frozen or dead at any time.
+async fn exclude_each_other(servers: Vec<Server>, down: usize) {
     let (inside, counter, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks = JoinSet::new();
     for _ in 0..4 {
@@ -286,15 +368,18 @@ async fn contenders_exclude_each_other_while_servers_come_and_go() {
     }
     let mut round = 0;
     while !tasks.is_empty() {
-        let server = &servers[round % 3];
-        match round % 2 {
-            0 => server.freeze().unwrap(),
-            _ => server.kill().unwrap(),
+        for at in round..round + down {
+            match at % 2 {
+                0 => servers[at % servers.len()].freeze().unwrap(),
+                _ => servers[at % servers.len()].kill().unwrap(),
+            }
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
-        match round % 2 {
-            0 => server.thaw().unwrap(),
-            _ => server.start().await.unwrap(),
+        for at in round..round + down {
+            match at % 2 {
+                0 => servers[at % servers.len()].thaw().unwrap(),
+                _ => servers[at % servers.len()].start().await.unwrap(),
+            }
         }
         while let Some(outcome) = tasks.try_join_next() {
             outcome.unwrap();

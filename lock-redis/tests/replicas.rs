@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisOptions, Server, Skip};
-use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason, RetryAdvice};
+use lock_core::{DistributedLock, DistributedLockExt, LossReason};
 use lock_redis::{RedisLock, RedisLockBuilder};
 use tokio::task::JoinSet;
 
 mod common;
-use common::{Operator, address, builder, name, promptly, renewed, ttl, until};
+use common::{Operator, address, assert_unconfirmed, builder, name, promptly, renewed, ttl, until};
 
 struct Pair {
     primary: Server,
@@ -40,11 +40,6 @@ impl Pair {
     async fn client(&self) -> RedisLock {
         self.builder().connect().await.unwrap()
     }
-}
-
-fn assert_unconfirmed(error: &lock_core::LockError) {
-    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later && !error.is_indeterminate(), "{error:?}");
-    assert!(error.to_string().contains("replicas confirmed"), "{error}");
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use conformance_tests::servers::{self, RedisOptions, RedisSentinel, Skip};
+use conformance_tests::servers::{self, Certificates, RedisOptions, RedisSentinel, Skip};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, Secret};
 use lock_redis::{RedisLock, RedisLockBuilder};
 
 mod common;
-use common::{NEVER, Operator, name, promptly, renewed_within, ttl, until, until_within, waiter};
+use common::{
+    NEVER, Operator, assert_unconfirmed, assert_untrusted, name, promptly, renewed_within, trusting, ttl, until, until_within, waiter,
+};
 
 /// For a failover on a loaded machine.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -67,14 +69,7 @@ async fn the_master_is_found_with_a_sentinel_down_and_trouble_is_named() {
 #[tokio::test]
 async fn users_with_the_documented_rules_follow_a_failover() {
     let servers = or_skip!(start());
-    for server in 0..2 {
-        let () = operator(&servers, server).run(&[&common::RULES[..], &["+role"]].concat()).await;
-    }
-    let rules =
-        ["ACL", "SETUSER", "watcher", "on", ">s4cret", "resetchannels", "&+switch-master", "+sentinel|master", "+subscribe", "+hello"];
-    for sentinel in 0..3 {
-        let () = Operator::at(&servers.sentinel(sentinel)).run(&rules).await;
-    }
+    add_users(&servers).await;
     let builder = builder(&servers).with_username("app").with_password(Secret::new("s3cret")).with_prefix("app:");
     let builder = builder.with_sentinel_credentials(Some("watcher".into()), Secret::new("s4cret"));
     let locks = builder.connect().await.unwrap();
@@ -86,6 +81,103 @@ async fn users_with_the_documented_rules_follow_a_failover() {
     until_within(FAILOVER, "it is found", || async { locks.try_acquire("b").await.is_ok_and(|guard| guard.is_some()) }).await;
     guard.release().await.unwrap();
     promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+/// What the documentation says of users, on servers and sentinels.
+async fn add_users(servers: &RedisSentinel) {
+    for server in 0..servers.size() {
+        let () = operator(servers, server).run(&[&common::RULES[..], &["+role"]].concat()).await;
+    }
+    let rules =
+        ["ACL", "SETUSER", "watcher", "on", ">s4cret", "resetchannels", "&+switch-master", "+sentinel|master", "+subscribe", "+hello"];
+    for sentinel in 0..3 {
+        let () = Operator::at(&servers.direct_sentinel(sentinel)).run(&rules).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_is_followed_over_tls() {
+    let certificates = Certificates::new().unwrap();
+    let options = RedisOptions::new().with_mutual_tls(&certificates);
+    let servers = or_skip!(servers::redis_sentinel(options, 1, 3, Duration::from_secs(1)));
+    add_users(&servers).await;
+    let watcher = "sentinel_username=watcher&sentinel_password=s4cret";
+    let connect = || async { RedisLock::connect(&format!("{}&{watcher}", trusting(&servers.url(), &certificates))).await.unwrap() };
+    let (locks, other) = (connect().await, connect().await);
+    let guard = locks.acquire_with(&name("a"), ttl(LEASE)).await.unwrap();
+    let waiting = waiter(&other, "a");
+    until("it waits and is told of changes", || async { other.residue()() > 0 && operator(&servers, 0).tracked_keys().await > 0 }).await;
+    until("the replica has the lock", || async { operator(&servers, 1).get("app:a").await.is_some() }).await;
+    servers.kill(0).unwrap();
+    until_master(&servers, 1).await;
+    renewed_within(FAILOVER, &guard).await;
+    assert!(!waiting.is_finished());
+    guard.release().await.unwrap();
+    tokio::time::timeout(FAILOVER, waiting).await.expect("a stranded waiter").unwrap().unwrap().release().await.unwrap();
+    until("no residue", || async { locks.residue()() == 0 && other.residue()() == 0 }).await;
+}
+
+#[tokio::test]
+async fn sentinels_and_masters_that_are_not_trusted_are_named() {
+    let (certificates, others) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let options = RedisOptions::new().with_tls(&certificates);
+    let servers = or_skip!(servers::redis_sentinel(options, 0, 1, NEVER));
+    let url = |ca: &Certificates| format!("{}?connect_timeout=10s&ca={}", servers.url(), ca.ca().display());
+    RedisLock::connect(&url(&certificates)).await.unwrap().acquire("a").await.unwrap().release().await.unwrap();
+    let error = RedisLock::connect(&url(&others)).await.unwrap_err();
+    assert_untrusted(&error);
+    assert!(error.to_string().contains("sentinel"), "{error}");
+    let error = RedisLock::connect(&servers.url().replace("rediss", "redis")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+/// The URL of sentinels, asking for replicas.
+fn confirmed(servers: &RedisSentinel, replicas: u32) -> String {
+    format!("{}?replicas={replicas}&replica_timeout=2s&ttl=10m&poll_interval=10m", servers.url())
+}
+
+#[tokio::test]
+async fn the_replicas_of_a_new_master_confirm_until_there_is_none() {
+    let servers = or_skip!(servers::redis_sentinel(RedisOptions::new(), 2, 3, Duration::from_secs(1)));
+    let locks = RedisLock::connect(&confirmed(&servers, 1)).await.unwrap();
+    let guard = locks.acquire_with(&name("a"), ttl(LEASE)).await.unwrap();
+    for server in [1, 2] {
+        until("the replica has the lock", || async { operator(&servers, server).get("a").await.is_some() }).await;
+    }
+    servers.kill(0).unwrap();
+    let is_new = |server| (0..3).all(|at| servers.master_by(at) == Some(server));
+    until_within(FAILOVER, "the sentinels agree", || async { is_new(1) || is_new(2) }).await;
+    let (master, replica) = if is_new(1) { (1, 2) } else { (2, 1) };
+    // Confirmed by whom the sentinels have follow the new master.
+    renewed_within(FAILOVER, &guard).await;
+    let next = locks.acquire("b").await.unwrap();
+    assert_eq!(operator(&servers, replica).get("b").await.as_deref(), Some(next.owner().as_str().as_bytes()));
+
+    servers.kill(replica).unwrap();
+    assert_unconfirmed(&promptly("an error", locks.acquire("c")).await.unwrap_err());
+    assert_unconfirmed(&promptly("an error", locks.try_acquire("c")).await.unwrap_err());
+    guard.release().await.unwrap();
+    next.release().await.unwrap();
+    until("no residue", || async { locks.residue()() == 0 }).await;
+    for key in ["a", "b", "c"] {
+        assert_eq!(operator(&servers, master).get(key).await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_lock_whose_master_fails_before_it_is_confirmed_is_given_back_at_the_new_one() {
+    let servers = or_skip!(start());
+    // More than there are: it waits for them until the master is gone.
+    let locks = RedisLock::connect(&confirmed(&servers, 2).replace("=2s", "=5m")).await.unwrap();
+    let waiting = waiter(&locks, "a");
+    until("the replica has the lock", || async { operator(&servers, 1).get("a").await.is_some() }).await;
+    assert!(!waiting.is_finished());
+    servers.kill(0).unwrap();
+    let error = promptly("an error", waiting).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    until_master(&servers, 1).await;
+    until_within(FAILOVER, "it is given back", || async { operator(&servers, 1).get("a").await.is_none() }).await;
+    until("no residue", || async { locks.residue()() == 0 }).await;
 }
 
 #[tokio::test]

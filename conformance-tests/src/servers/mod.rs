@@ -17,6 +17,7 @@
 //!
 //! [`etcd_cluster`] starts several etcd members whose links to each other, and to their clients, can be put into trouble
 //! one by one, without root. [`redis_cluster`] and [`redis_sentinel`] do so for Redis, as far as links to clients are concerned.
+//! With TLS these Redis servers speak it among themselves too.
 //!
 //! # Where a server comes from
 //!

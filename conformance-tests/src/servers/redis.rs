@@ -85,7 +85,8 @@ impl RedisOptions {
         self.password.as_deref()
     }
 
-    fn port_arguments(&self, site: &Site<'_>) -> Vec<String> {
+    /// Where it listens, and with which certificates.
+    pub(super) fn port_arguments(&self, site: &Site<'_>) -> Vec<String> {
         let (client, plain) = (site.ports.client.number().to_string(), site.ports.plain.number().to_string());
         let Some(tls) = &self.tls else { return words(["--port", &client]) };
         let clients = if tls.is_mutual { "yes" } else { "no" };
@@ -97,6 +98,14 @@ impl RedisOptions {
             arguments.extend(words([option, &file.display().to_string()]));
         }
         arguments
+    }
+
+    /// Over TLS to other servers too, if it serves clients so; those of a cluster demand a certificate of each other.
+    pub(super) fn peer_arguments(&self) -> Vec<String> {
+        let Some(Tls { certificates, .. }) = &self.tls else { return Vec::new() };
+        let (cert, key) = (certificates.client_cert().display().to_string(), certificates.client_key().display().to_string());
+        let files = words(["--tls-client-cert-file", &cert, "--tls-client-key-file", &key]);
+        [words(["--tls-replication", "yes", "--tls-cluster", "yes"]), files].concat()
     }
 
     fn persistence_arguments(&self) -> Vec<String> {

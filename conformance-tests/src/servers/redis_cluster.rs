@@ -5,6 +5,7 @@ use super::{
     poll::poll,
     process::START_LIMIT,
     redis_group::{RedisGroup, RedisRole},
+    service::Service,
 };
 
 /// Redis servers that form one cluster, each behind a proxy that clients are sent to.
@@ -41,7 +42,8 @@ impl RedisCluster {
         let announced = |group: &RedisGroup, at: usize| {
             let bus = group.process(at).peer_address().port();
             let client = group.address(at).port();
-            format!("cluster-announce-ip 127.0.0.1\ncluster-announce-port {client}\ncluster-announce-bus-port {bus}\n")
+            let tls = if options.certificates().is_some() { "tls-" } else { "" };
+            format!("cluster-announce-ip 127.0.0.1\ncluster-announce-{tls}port {client}\ncluster-announce-bus-port {bus}\n")
         };
         let group = RedisGroup::start_new(options, &vec![RedisRole::Clustered; size], program, announced)?;
         let cluster = Self(Arc::new(Inner { group, masters, size }));
@@ -62,17 +64,17 @@ impl RedisCluster {
         self.0.group.address(server).to_string()
     }
 
-    /// `host:port` of a server for an observer whom no trouble reaches.
+    /// `host:port` of a server for an observer whom no trouble reaches, and who needs no TLS.
     #[must_use]
     pub fn direct_endpoint(&self, server: usize) -> String {
-        self.0.group.process(server).client_address().to_string()
+        self.0.group.process(server).plain_address().to_string()
     }
 
     /// The URL of the masters that it started with, without a password.
     #[must_use]
     pub fn url(&self) -> String {
         let seeds: Vec<_> = (0..self.0.masters).map(|at| self.endpoint(at)).collect();
-        format!("redis+cluster://{}", seeds.join(","))
+        format!("{}+cluster://{}", self.0.group.scheme(), seeds.join(","))
     }
 
     /// The server's id in the cluster.

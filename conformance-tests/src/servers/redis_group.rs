@@ -14,6 +14,7 @@ pub(super) struct RedisGroup {
     processes: Vec<Process>,
     network: PeerNetwork,
     password: Option<String>,
+    scheme: &'static str,
 }
 
 /// One of them, with a file of settings that are known only when the proxies are there.
@@ -45,7 +46,8 @@ impl RedisGroup {
         let processes: Vec<_> = roles.iter().map(|role| Process::prepare(member(role), program)).collect::<Result<_, _>>()?;
         let mut network = PeerNetwork::new(0)?;
         network.plug_in(Vec::new(), processes.iter().map(Process::client_address).collect())?;
-        let group = Self { processes, network, password: options.password().map(str::to_owned) };
+        let (password, scheme) = (options.password().map(str::to_owned), options.scheme());
+        let group = Self { processes, network, password, scheme };
         for at in 0..roles.len() {
             fs::write(group.processes[at].directory().join(SETTINGS), settings(&group, at))?;
             group.processes[at].start()?;
@@ -66,6 +68,11 @@ impl RedisGroup {
         self.proxy(at).address()
     }
 
+    /// `redis`, or `rediss` if clients need TLS.
+    pub(super) fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
     pub(super) fn has_password(&self) -> bool {
         self.password.is_some()
     }
@@ -76,7 +83,7 @@ impl RedisGroup {
     }
 
     pub(super) fn ask_with(&self, at: usize, password: Option<&str>, command: &[&str]) -> io::Result<String> {
-        resp::ask(self.processes[at].client_address(), password, command)
+        resp::ask(self.processes[at].plain_address(), password, command)
     }
 
     /// The value of `field` in what a server says about itself.
@@ -111,17 +118,19 @@ impl Service for RedisMember {
     }
 
     fn certificates(&self) -> Option<&Path> {
-        None
+        self.options.certificates()
     }
 
     fn arguments(&self, site: &Site<'_>) -> Vec<String> {
         let settings = site.data.join(SETTINGS).display().to_string();
-        let port = site.ports.client.number().to_string();
-        let mut arguments = vec![settings];
+        let mut arguments = [vec![settings], self.options.peer_arguments()].concat();
+        if self.role == RedisRole::Sentinel {
+            arguments.extend(self.options.port_arguments(site));
+        }
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
         if self.role == RedisRole::Sentinel {
             let data = site.data.display().to_string();
-            add(&["--sentinel", "--port", &port, "--bind", &site.listen.to_string(), "--protected-mode", "no", "--dir", &data]);
+            add(&["--sentinel", "--bind", &site.listen.to_string(), "--protected-mode", "no", "--dir", &data]);
             return arguments;
         }
         self.options.arguments(site).iter().for_each(|word| add(&[word]));

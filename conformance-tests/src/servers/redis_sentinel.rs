@@ -67,17 +67,23 @@ impl RedisSentinel {
         self.0.servers
     }
 
-    /// `host:port` of a sentinel.
+    /// `host:port` of a sentinel, for clients.
     #[must_use]
     pub fn sentinel(&self, sentinel: usize) -> String {
         self.0.group.address(self.0.servers + sentinel).to_string()
+    }
+
+    /// `host:port` of a sentinel for an observer whom no trouble reaches, and who needs no TLS.
+    #[must_use]
+    pub fn direct_sentinel(&self, sentinel: usize) -> String {
+        self.0.group.process(self.0.servers + sentinel).plain_address().to_string()
     }
 
     /// The URL of the sentinels and the service, without passwords.
     #[must_use]
     pub fn url(&self) -> String {
         let sentinels: Vec<_> = (0..self.0.sentinels).map(|at| self.sentinel(at)).collect();
-        format!("redis+sentinel://{}/{}", sentinels.join(","), Self::SERVICE)
+        format!("{}+sentinel://{}/{}", self.0.group.scheme(), sentinels.join(","), Self::SERVICE)
     }
 
     /// `host:port` of a server as the sentinels name it.
@@ -86,10 +92,10 @@ impl RedisSentinel {
         self.0.group.address(server).to_string()
     }
 
-    /// `host:port` of a server for an observer whom no trouble reaches.
+    /// `host:port` of a server for an observer whom no trouble reaches, and who needs no TLS.
     #[must_use]
     pub fn direct_endpoint(&self, server: usize) -> String {
-        self.0.group.process(server).client_address().to_string()
+        self.0.group.process(server).plain_address().to_string()
     }
 
     /// The server that a sentinel takes for the master.

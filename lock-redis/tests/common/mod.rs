@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{Server, TcpProxy};
-use lock_core::{AcquireOptions, DistributedLockExt, LockError, LockGuard, LockName};
+use conformance_tests::servers::{Certificates, Server, TcpProxy};
+use lock_core::{AcquireOptions, DistributedLockExt, ErrorKind, LockError, LockGuard, LockName, RetryAdvice};
 use lock_redis::{RedisLock, RedisLockBuilder};
 use redis::{AsyncCommands, FromRedisValue, aio::MultiplexedConnection};
 use tokio::task::JoinHandle;
@@ -74,6 +74,31 @@ pub(crate) const RULES: [&str; 24] = [
     "+hello",
     "+select",
 ];
+
+/// A URL of a server that demands a certificate, with the documented rules' user, and settings that cannot be what makes a test
+/// pass.
+pub(crate) fn restricted(url: &str, certificates: &Certificates) -> String {
+    let (cert, key) = (certificates.client_cert(), certificates.client_key());
+    let url = url.replace("://", "://app:s3cret@");
+    let identity = format!("cert={}&key={}", cert.display(), key.display());
+    format!("{url}?prefix=app:&ttl=10m&poll_interval=10m&connect_timeout=10s&request_timeout=3s&{identity}")
+}
+
+/// The same, trusting these certificates' authority.
+pub(crate) fn trusting(url: &str, certificates: &Certificates) -> String {
+    format!("{}&ca={}", restricted(url, certificates), certificates.ca().display())
+}
+
+pub(crate) fn assert_untrusted(error: &LockError) {
+    assert!(error.kind() == ErrorKind::Unavailable && !error.is_indeterminate(), "{error:?}");
+    assert!(error.to_string().contains("TLS handshake") && !format!("{error:?}").contains("s3cret"), "{error:?}");
+}
+
+/// Too few replicas had the lock in time, and so it was given back.
+pub(crate) fn assert_unconfirmed(error: &LockError) {
+    assert!(error.kind() == ErrorKind::Unavailable && error.retry() == RetryAdvice::Later && !error.is_indeterminate(), "{error:?}");
+    assert!(error.to_string().contains("replicas confirmed"), "{error}");
+}
 
 /// A client of a server that knows the scripts already: a single request then takes effect.
 pub(crate) async fn warm_up(server: &Server) {
