@@ -1,14 +1,15 @@
 //! What silent, slow and partial servers of a quorum cost, and what is left after them, with real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip};
-use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, backend::SHUTDOWN_LIMIT};
+use conformance_tests::servers::{self, RedisOptions, Server, Skip, TcpProxy, Trouble};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, Secret, backend::SHUTDOWN_LIMIT};
 use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
+use rand::RngExt;
 
 mod common;
-use common::{NEVER, Operator, address, promptly, until};
+use common::{NEVER, Operator, RULES, address, name, promptly, renewed, ttl, until};
 
 /// How long a server has to answer.
 const LIMIT: Duration = Duration::from_millis(300);
@@ -19,7 +20,11 @@ fn three() -> Result<Vec<Server>, Skip> {
 
 /// Polls and TTLs take ten minutes: nothing happens because of them.
 fn builder(servers: &[Server]) -> RedisQuorumLockBuilder {
-    let addresses = servers.iter().map(address).map(|address| (address.ip().to_string(), address.port()));
+    at(servers.iter().map(address))
+}
+
+fn at(addresses: impl Iterator<Item = SocketAddr>) -> RedisQuorumLockBuilder {
+    let addresses = addresses.map(|address| (address.ip().to_string(), address.port()));
     let builder = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
     builder.with_request_timeout(LIMIT)
 }
@@ -51,9 +56,9 @@ async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
         until("the guard is watched", || async { operator.tracked_keys().await > 0 }).await;
     }
     // One alone is no loss, and all are read again.
-    let before = reads(&operators[2]).await;
+    let before = calls(&operators[2], "get").await;
     let () = operators[0].run(&["DEL", "a"]).await;
-    until("the third has answered", || async { reads(&operators[2]).await > before }).await;
+    until("the third has answered", || async { calls(&operators[2], "get").await > before }).await;
     until("the first reports again", || async { operators[0].tracked_keys().await > 0 }).await;
     assert_eq!(guard.state(), GuardState::Held);
     servers[2].freeze().unwrap();
@@ -100,9 +105,112 @@ async fn servers_that_can_only_be_read_are_out_of_reach() {
     promptly("the grant", locks.acquire("a")).await.unwrap().release().await.unwrap();
 }
 
-/// How many times a server has been asked what a key holds.
-async fn reads(operator: &Operator) -> usize {
-    let stats: String = operator.run(&["INFO", "commandstats"]).await;
-    let calls = |line: &str| line.strip_prefix("cmdstat_get:calls=")?.split(',').next()?.parse().ok();
+#[tokio::test]
+async fn dropped_acquisitions_leave_nothing() {
+    let servers = or_skip!(three());
+    let (locks, other) = (builder(&servers).connect().await.unwrap(), builder(&servers).connect().await.unwrap());
+    let mut random = rand::rng();
+    for round in 0..100 {
+        let held = if round % 2 == 0 { None } else { Some(promptly("the holder", other.acquire("a")).await.unwrap()) };
+        let patience = Duration::from_micros(random.random_range(0..4000));
+        // A grant that comes in time is dropped too, as a guard.
+        let _ = tokio::time::timeout(patience, locks.acquire("a")).await;
+        if let Some(held) = held {
+            held.release().await.unwrap();
+        }
+    }
+    until("no residue", || async { locks.residue()() + other.residue()() == 0 }).await;
+    for server in &servers {
+        let left: Vec<String> = Operator::of(server).run(&["KEYS", "*"]).await;
+        assert_eq!(left, ["a\u{1f}{a}"], "only the counter is left");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_client_closes_its_connections() {
+    let servers = or_skip!(three());
+    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let locks = builder(&servers).connect().await.unwrap();
+    let guard = locks.acquire("a").await.unwrap();
+    for operator in &operators {
+        until("the guard is watched", || async { operator.tracked_keys().await > 0 }).await;
+    }
+    drop(locks);
+    for operator in &operators {
+        until("only its own and the operator are left", || async { operator.clients().await == 3 }).await;
+    }
+    assert_eq!(guard.state(), GuardState::Held, "the guard keeps the client alive");
+    drop(guard);
+    for operator in &operators {
+        until("the connections are closed", || async { operator.clients().await == 1 }).await;
+        assert_eq!(operator.get("a").await, None);
+    }
+}
+
+#[tokio::test]
+async fn waiters_poll_while_some_server_refuses_to_track() {
+    for blind in [1, 3] {
+        let servers = or_skip!(three());
+        let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+        for (at, operator) in operators.iter().enumerate() {
+            let rules = RULES.into_iter().filter(|rule| at >= blind || *rule != "+client|tracking");
+            let () = operator.run(&rules.collect::<Vec<_>>()).await;
+        }
+        let locks = builder(&servers).with_username("app").with_password(Secret::new("s3cret")).with_prefix("app:");
+        let locks = locks.connect().await.unwrap();
+        let guard = locks.acquire("a").await.unwrap();
+        let waiting = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.acquire("a").await }
+        });
+        until("it looks again and again", || async { calls(&operators[0], "pttl").await > 2 }).await;
+        // Nobody tells of this where nothing is tracked.
+        guard.release().await.unwrap();
+        let guard = promptly("the waiter", waiting).await.unwrap().unwrap();
+        guard.release().await.unwrap();
+        // Renewals tell of a loss.
+        let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(3))).await.unwrap();
+        for operator in &operators {
+            let () = operator.run(&["DEL", "app:a"]).await;
+        }
+        assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
+    }
+}
+
+#[tokio::test]
+async fn a_minority_whose_replies_are_late_or_lost_is_not_noticed() {
+    let servers = or_skip!(three());
+    let proxy = TcpProxy::start(address(&servers[2])).await.unwrap();
+    let builder =
+        || at([address(&servers[0]), address(&servers[1]), proxy.address()].into_iter()).with_connect_timeout(Duration::from_secs(2));
+    let third = Operator::of(&servers[2]);
+    for trouble in [Trouble::Delay(LIMIT * 2), Trouble::DropReplies, Trouble::Blackhole, Trouble::Refuse] {
+        let (locks, other) = (builder().connect().await.unwrap(), builder().connect().await.unwrap());
+        let held = locks.acquire("held").await.unwrap();
+        until("all have granted", || async { third.get("held").await.is_some() }).await;
+        proxy.set(trouble);
+        let mut last = None;
+        for _ in 0..10 {
+            let guard = promptly("the grant", locks.acquire("a")).await.unwrap();
+            assert!(guard.token() > last, "{trouble:?}: {last:?}, then {:?}", guard.token());
+            last = guard.token();
+            promptly("the release", guard.release()).await.unwrap();
+        }
+        let guard = promptly("the grant", locks.acquire_with(&name("a"), ttl(Duration::from_secs(3)))).await.unwrap();
+        assert!(promptly("the refusal", other.try_acquire("a")).await.unwrap().is_none(), "{trouble:?}");
+        promptly("a renewal", renewed(&guard)).await;
+        promptly("the release", guard.release()).await.unwrap();
+        promptly("the release", held.release()).await.unwrap();
+        // What took effect unnoticed, or could not be released, is undone.
+        proxy.set(Trouble::None);
+        until("no residue", || async { locks.residue()() + other.residue()() == 0 }).await;
+        assert_eq!((third.get("a").await, third.get("held").await), (None, None), "{trouble:?}");
+    }
+}
+
+/// How many times a server has run a command.
+async fn calls(operator: &Operator, command: &str) -> usize {
+    let (stats, prefix): (String, _) = (operator.run(&["INFO", "commandstats"]).await, format!("cmdstat_{command}:calls="));
+    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
     stats.lines().find_map(calls).unwrap_or(0)
 }
