@@ -93,7 +93,7 @@ async fn look_for_leftovers(store: &dyn Store, ttl: Duration, home: &Home) -> Re
 }
 
 fn judge(target: &str, options: &Options, length: Duration, schedule: &Schedule, history: &History) -> bool {
-    let terms = store::terms(target, options.ttl());
+    let terms = store::terms(target, options.ttl(), options.clients);
     report::summary(history, schedule);
     let mut fine = true;
     for (name, check) in ALL {

@@ -52,11 +52,11 @@ pub(crate) enum Entry {
 }
 
 /// What the invariants hold a target to.
-pub(crate) fn terms(target: &str, ttl: Duration) -> Terms {
+pub(crate) fn terms(target: &str, ttl: Duration, clients: u32) -> Terms {
     match target {
         // A session, and whatever is under way on it, may end a TTL after the cause.
-        "etcd" => Terms { ttl, patience: ttl, prompt: false },
-        _ => Terms { ttl, patience: redis::PATIENCE, prompt: true },
+        "etcd" => Terms { ttl, clients, patience: ttl, prompt: false },
+        _ => Terms { ttl, clients, patience: redis::PATIENCE, prompt: true },
     }
 }
 

@@ -9,6 +9,7 @@ mod exercise;
 mod fencing;
 mod increments;
 mod losses;
+mod orphans;
 mod removals;
 #[cfg(test)]
 mod story;
@@ -42,6 +43,7 @@ pub(crate) type Check = fn(&History, &Terms) -> Result<(), Violation>;
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) ttl: Duration,
+    pub(crate) clients: u32,
     /// How long after its cause a call may still fail.
     pub(crate) patience: Duration,
     /// Whether a waiter of a store that is well has a free lock at once: no leases of the dead, no elections, no slow looks.
@@ -60,6 +62,7 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("a live holder keeps its lock within the TTL", losses::check),
     ("calls fail only without a majority", errors::check),
     ("no guard outlives its entry in the store", entries::check),
+    ("what nobody got does not stay in the store", orphans::check),
     ("the removal of an entry is noticed", removals::check),
     ("workers come to a good end", workers_end::check),
     ("nothing is left in the store", clean_store::check),

@@ -39,7 +39,7 @@ impl Story {
     }
 
     fn verdict_at(self, check: Check, prompt: bool) -> Result<(), Violation> {
-        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10), patience: Duration::from_secs(2), prompt })
+        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10), clients: 8, patience: Duration::from_secs(2), prompt })
     }
 
     pub(super) fn keeps(self, check: Check) {
