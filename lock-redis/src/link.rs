@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::backend::Tasks;
+use lock_core::backend::{Tasks, locked};
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ProtocolVersion, PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
 pub(crate) use crate::connection::Connection;
-use crate::{address::Address, connection::Health, error::Failure, sync::locked, upstream::Upstream};
+use crate::{address::Address, error::Failure, upstream::Upstream};
 
 /// A connection to the server that is made again whenever it is found broken or silent.
 ///
@@ -236,19 +236,19 @@ impl Shared {
     }
 
     fn is_usable(&self, connection: &Connection) -> bool {
-        !connection.health.is_silent(self.timeouts.response) && self.is_in_charge(connection)
+        !connection.is_silent(self.timeouts.response) && self.is_in_charge(connection)
     }
 
     /// Whether it is still its server's turn.
     pub(crate) fn is_in_charge(&self, connection: &Connection) -> bool {
-        self.upstream.is_in_charge(connection.address.as_deref())
+        self.upstream.is_in_charge(connection.address())
     }
 
     /// Gives up a connection to a server whose turn has ended.
     pub(crate) fn recheck(&self) {
         let stale = locked(&self.state).current.clone().filter(|current| !self.is_in_charge(current));
         if let Some(stale) = stale {
-            self.discard(&stale.health);
+            self.discard(&stale);
         }
     }
 
@@ -256,10 +256,10 @@ impl Shared {
         if self.listener.is_some() { TRACKING_REFUSED_PAUSE } else { REFUSED_PAUSE }
     }
 
-    pub(crate) fn discard(&self, health: &Arc<Health>) {
+    pub(crate) fn discard(&self, connection: &Connection) {
         let discarded = {
             let mut state = locked(&self.state);
-            let is_current = state.current.as_ref().is_some_and(|current| Arc::ptr_eq(&current.health, health));
+            let is_current = state.current.as_ref().is_some_and(|current| current.is(connection));
             if is_current { state.current.take() } else { None }
         };
         if discarded.is_some() {
