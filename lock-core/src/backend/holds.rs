@@ -169,11 +169,12 @@ impl Holds {
             unanswered -= 1;
             outcome = outcome.and(released.map(drop));
         }
-        if unanswered > 0 {
-            let message = match in_time {
-                true => "the runtime of the client has ended; what was held ends with its lease",
-                false => "the store did not answer in time; what was held ends with its lease",
-            };
+        let trouble = match in_time {
+            false => Some("the store did not answer in time; what was held ends with its lease"),
+            true if unanswered > 0 => Some("the runtime of the client has ended; what was held ends with its lease"),
+            true => None,
+        };
+        if let Some(message) = trouble {
             outcome = outcome.and(Err(LockError::new(ErrorKind::Unavailable, message)));
         }
         outcome.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
