@@ -15,29 +15,43 @@ pub(crate) struct Keys {
 
 /// Separates a lock's key from what makes its companion: no lock name and no prefix holds a control character, so no
 /// companion is another lock's key.
-const SEPARATOR: char = '\u{1f}';
+const SEPARATOR: &str = "\u{1f}";
 
 impl Keys {
     pub(crate) fn new(prefix: &str, name: &LockName) -> Self {
-        let lock = format!("{prefix}{name}");
-        let companion = companion(&lock);
-        Self { lock: lock.into(), companion: companion.into() }
+        let lock: Arc<str> = [prefix, name.as_str()].concat().into();
+        let companion = companion(&lock).into();
+        Self { lock, companion }
     }
 }
 
 /// The lock's key comes first, so that a server's access rules by key prefix hold for the companion too.
 fn companion(lock: &str) -> String {
     if hash_tag(lock.as_bytes()).is_some() {
-        return format!("{lock}{SEPARATOR}");
+        return [lock, SEPARATOR].concat();
     }
     if !lock.contains(['{', '}']) {
-        return format!("{lock}{SEPARATOR}{{{lock}}}");
+        return [lock, SEPARATOR, "{", lock, "}"].concat();
     }
     // Stray braces: no tag can be written, so a number is appended that makes the whole key hash to the same slot.
-    let (wanted, stem) = (crc16(0, lock.as_bytes()) % SLOTS, format!("{lock}{SEPARATOR}"));
-    let state = crc16(0, stem.as_bytes());
-    let number = (0_u32..).map(|n| n.to_string()).find(|digits| crc16(state, digits.as_bytes()) % SLOTS == wanted);
-    stem + &number.unwrap_or_default()
+    let (wanted, stem) = (crc16(0, lock.as_bytes()) % SLOTS, [lock, SEPARATOR].concat());
+    let number = number_to(wanted, crc16(0, stem.as_bytes()));
+    format!("{stem}{number}")
+}
+
+/// The smallest decimal number that leads from a state of the checksum to a slot. One in 16,384 does.
+fn number_to(slot: u16, state: u16) -> usize {
+    // What each number so far leads to, so that the next ones cost a digit each.
+    let mut states: Vec<u16> = Vec::new();
+    loop {
+        let number = states.len();
+        let before = if number < 10 { state } else { states[number / 10] };
+        let after = crc16(before, &[b"0123456789"[number % 10]]);
+        if after % SLOTS == slot {
+            return number;
+        }
+        states.push(after);
+    }
 }
 
 /// The hash slot in which a cluster keeps a key.
