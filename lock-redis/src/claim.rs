@@ -43,6 +43,8 @@ pub(crate) enum Answer {
 pub(crate) struct Granted {
     sent: Moment,
     token: FencingToken,
+    /// Since when the lock has gone from hand to hand within this client, if this was not the first.
+    pub(crate) handed_on_since: Option<Moment>,
 }
 
 impl Claim {
@@ -72,13 +74,15 @@ impl Claim {
         }
         match scripts::parse_acquired(&answer?)? {
             Ok(token) if Clock::Suspend.now() < deadline(sent, self.terms.ttl) => {
-                Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token) }))
+                Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token), handed_on_since: None }))
             }
             // The answer took longer than the lease.
             Ok(_) => Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))),
             Err(expires_in) => {
-                // Earlier requests over this connection took effect earlier, and are over.
-                self.pending.retain(|pending| !pending.is(&connection));
+                // Earlier requests over this connection took effect earlier, and are over. So are those over others that have
+                // answered since: they are not kept open for as long as this waits.
+                self.pending.retain(|pending| !pending.is(&connection) && pending.owes());
+                self.pending.iter().for_each(|pending| pending.probe(self.core.holds.tasks()));
                 Ok(Answer::Busy(expires_in))
             }
         }
@@ -118,13 +122,13 @@ impl Claim {
 
     /// Makes the guard; `connection` is the one that brought the grant.
     pub(crate) fn guard(mut self, granted: Granted, connection: &Connection) -> LockGuard {
-        let Granted { sent, token } = granted;
+        let Granted { sent, token, handed_on_since } = granted;
         let core = Arc::clone(&self.core);
         let mut strays = std::mem::take(&mut self.pending);
         strays.retain(|pending| !pending.is(connection));
         let kept = self.kept();
         let (lease, keep) = core.keeper.keep(Arc::clone(&kept), sent, self.terms.ttl, &self.terms);
-        let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays));
+        let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays, handed_on_since));
         let (name, owner) = (self.name.clone(), self.owner.clone());
         let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep: Some(keep), entry });
         core.watcher.hold(&self.keys.lock, self.owner.clone(), LossTrigger::of(&guard), Arc::clone(&core.servers) as _);
@@ -142,8 +146,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            let (core, keys, owner) = (Arc::clone(&self.core), self.keys.clone(), self.owner.clone());
-            self.core.holds.tasks().spawn(undo(core, keys, owner, pending));
+            self.core.holds.tasks().spawn(undo(Arc::clone(&self.core), self.kept(), pending));
         }
     }
 }

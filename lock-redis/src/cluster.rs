@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::backend::Tasks;
+use lock_core::backend::{Tasks, locked};
 use rand::seq::SliceRandom;
 use redis::{ConnectionInfo, Value};
 use tokio::sync::watch;
@@ -19,7 +19,6 @@ use crate::{
     link::{Link, Listener, Timeouts},
     servers::Node,
     slots::SlotMap,
-    sync::locked,
     upstream::Upstream,
 };
 

@@ -8,7 +8,9 @@ use lock_core::{
 use crate::{
     claim::{Answer, Claim, Granted},
     error::Failure,
+    lines::Turn,
     link::Connection,
+    pace::{Backoff, poll},
     renewal::RedisRenewer,
     replicas::Replicas,
     servers::{Route, Servers},
@@ -32,49 +34,48 @@ pub(crate) struct Core {
     pub(crate) holds: Arc<Holds>,
 }
 
-/// How often to look where the server does not report changes.
-const BLIND_POLL: Duration = Duration::from_millis(200);
-
-/// First pause after a failed attempt; doubles up to [`PAUSE_MAX`], with jitter.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A lock that was handed on within the client is not read over the tracking link, to save that request where locks are held
+/// briefly. If it is held longer than this, the next waiter does so.
+const UNHEARD_LOOK: Duration = Duration::from_millis(10);
 
 impl Core {
     pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
         let timeout = terms.timeout;
         bounded(&self.holds, timeout, async {
             let mut claim = Claim::new(self, name, terms);
-            let mut trouble = Trouble::new();
             if self.watcher.nobody_waits(claim.key()) {
                 match self.request(&mut claim, Via::Commands).await {
                     Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await,
-                    Ok((Answer::Busy(_), _)) => {}
-                    Err(failure) if trouble.is_over(&failure, self.patience) => return Err(claim.error(failure)),
-                    Err(_) => {}
+                    Err(failure) if failure.kind() != ErrorKind::Unavailable => return Err(claim.error(failure)),
+                    Ok((Answer::Busy(_), _)) | Err(_) => {}
                 }
             }
             let place = self.watcher.join(claim.key());
             // Boxed, so that a lock that is free does not carry it along.
-            Box::pin(self.wait(claim, &place, trouble)).await
+            Box::pin(self.wait(claim, &place)).await
         })
         .await
     }
 
-    async fn wait(&self, mut claim: Claim, place: &Place, mut trouble: Trouble) -> Result<LockGuard, LockError> {
+    async fn wait(&self, mut claim: Claim, place: &Place) -> Result<LockGuard, LockError> {
+        let mut trouble = Backoff::in_trouble();
         loop {
-            let epoch = place.turn().await;
-            match self.request(&mut claim, Via::Tracking).await {
-                Ok((Answer::Granted(granted), via)) => {
-                    place.taken(epoch, Some(claim.ttl()), self.poll_over(&via));
-                    return self.confirmed(claim, granted, &via.connection).await;
+            let turn = place.turn().await;
+            let via = if turn.prompt.is_some() { Via::Commands } else { Via::Tracking };
+            match self.request(&mut claim, via).await {
+                Ok((Answer::Granted(mut granted), used)) => {
+                    self.found(place, turn, &used, Some(claim.ttl()), UNHEARD_LOOK);
+                    granted.handed_on_since = turn.prompt;
+                    return self.confirmed(claim, granted, &used.connection).await;
                 }
-                Ok((Answer::Busy(expires_in), via)) => {
-                    trouble = Trouble::new();
-                    place.taken(epoch, expires_in, self.poll_over(&via));
+                Ok((Answer::Busy(expires_in), used)) => {
+                    trouble = Backoff::in_trouble();
+                    // If the release was on its way somebody else was faster: at once over the tracking link.
+                    self.found(place, turn, &used, expires_in, Duration::ZERO);
                 }
                 Err(failure) => {
-                    trouble.since = Some(place.trouble(trouble.began()));
-                    if trouble.is_over(&failure, self.patience) {
+                    let now = Clock::Suspend.now();
+                    if failure.kind() != ErrorKind::Unavailable || now.saturating_since(place.trouble(now)) >= self.patience {
                         return Err(claim.error(failure));
                     }
                     place.pause(trouble.pause());
@@ -126,10 +127,13 @@ impl Core {
         }
     }
 
-    fn poll_over(&self, used: &Used) -> Duration {
-        let poll = if used.tracked { self.poll } else { BLIND_POLL.min(self.poll) };
-        // So that the waiters of many clients do not keep in step.
-        poll.mul_f64(0.75 + rand::random::<f64>() / 4.0)
+    /// Tells the line what an attempt found; `look` is when to look over the tracking link after a prompted one.
+    fn found(&self, place: &Place, turn: Turn, used: &Used, expires_in: Option<Duration>, look: Duration) {
+        match turn.prompt {
+            _ if used.tracked => place.taken(turn, expires_in, poll(self.poll, false)),
+            Some(_) => place.taken_unheard(turn, expires_in, look),
+            None => place.taken_unheard(turn, expires_in, poll(self.poll, true)),
+        }
     }
 }
 
@@ -152,33 +156,4 @@ enum Via {
 struct Used {
     connection: Connection,
     tracked: bool,
-}
-
-/// How long the server has been out of reach.
-struct Trouble {
-    since: Option<lock_core::backend::Moment>,
-    pause: Duration,
-}
-
-impl Trouble {
-    fn new() -> Self {
-        Self { since: None, pause: PAUSE }
-    }
-
-    fn began(&self) -> lock_core::backend::Moment {
-        self.since.unwrap_or_else(|| Clock::Suspend.now())
-    }
-
-    /// Whether to give up: the failure will not pass, or has lasted too long.
-    fn is_over(&mut self, failure: &Failure, patience: Duration) -> bool {
-        let since = *self.since.insert(self.began());
-        let now = Clock::Suspend.now();
-        failure.kind() != ErrorKind::Unavailable || now.saturating_since(since) >= patience
-    }
-
-    fn pause(&mut self) -> Duration {
-        let pause = self.pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        pause
-    }
 }

@@ -1,13 +1,20 @@
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use lock_core::{LockError, OwnerId, backend::Entry};
+use lock_core::{
+    LockError, OwnerId,
+    backend::{Clock, Entry, Moment, locked},
+};
 use redis::Value;
 
-use crate::{core::Core, error::Failure, keys::Keys, link::Connection, renewal::Kept, scripts, servers::Servers, sync::locked, undo::undo};
+use crate::{core::Core, error::Failure, keys::Keys, link::Connection, renewal::Kept, scripts, servers::Servers, undo::undo};
 
 /// A guard's entry in the store.
 pub(crate) struct Holding {
@@ -18,11 +25,41 @@ pub(crate) struct Holding {
     /// Connections with an unanswered request of this acquisition: executed after the release, it would take the lock
     /// once more.
     strays: Mutex<Vec<Connection>>,
+    /// Whether the store has said what it had to say to the release.
+    settled: AtomicBool,
+    /// Since when the lock has gone from hand to hand within this client, if this was not the first.
+    handed_on_since: Option<Moment>,
 }
 
+/// How long a lock may go from hand to hand within a client, each release with the next waiter's request behind it, until other
+/// clients get an equal chance: they learn of a release a round trip later.
+const HANDED_ON_MAX: Duration = Duration::from_millis(20);
+
 impl Holding {
-    pub(crate) fn new(core: &Arc<Core>, kept: Arc<Kept>, noted: bool, strays: Vec<Connection>) -> Self {
-        Self { core: Arc::clone(core), kept, noted, strays: Mutex::new(strays) }
+    pub(crate) fn new(core: &Arc<Core>, kept: Arc<Kept>, noted: bool, strays: Vec<Connection>, handed_on_since: Option<Moment>) -> Self {
+        let (core, strays, settled) = (Arc::clone(core), Mutex::new(strays), AtomicBool::new(false));
+        Self { core, kept, noted, strays, settled, handed_on_since }
+    }
+
+    /// Releases, and hands on to the next waiter of this client.
+    async fn release_and_hand_on(&self) -> Result<bool, Failure> {
+        let Self { core, kept, handed_on_since, .. } = self;
+        let hand_on = |since| core.watcher.released(&kept.keys.lock, since);
+        let mut release = std::pin::pin!(release_at(&core.servers, &kept.keys, &kept.owner, self.noted));
+        let now = Clock::Suspend.now();
+        let since = handed_on_since.unwrap_or(now);
+        if now.saturating_since(since) > HANDED_ON_MAX {
+            let held = release.await?;
+            hand_on(None);
+            return Ok(held);
+        }
+        tokio::select! {
+            biased;
+            held = &mut release => return held,
+            // It is on its way: what is sent from now on comes after it.
+            () = std::future::ready(()) => hand_on(Some(since)),
+        }
+        release.await
     }
 
     fn unwatch(&self) {
@@ -32,8 +69,7 @@ impl Holding {
     fn undo_strays(&self) {
         let strays = std::mem::take(&mut *locked(&self.strays));
         if !strays.is_empty() {
-            let (keys, owner) = (self.kept.keys.clone(), self.kept.owner.clone());
-            self.core.holds.tasks().spawn(undo(Arc::clone(&self.core), keys, owner, strays));
+            self.core.holds.tasks().spawn(undo(Arc::clone(&self.core), Arc::clone(&self.kept), strays));
         }
     }
 }
@@ -42,16 +78,19 @@ impl Holding {
 impl Entry for Holding {
     async fn release(&self) -> Result<bool, LockError> {
         self.unwatch();
-        let held = release_at(&self.core.servers, &self.kept.keys, &self.kept.owner, self.noted).await?;
+        let held = self.release_and_hand_on().await?;
         self.undo_strays();
+        self.settled.store(true, Ordering::Release);
         Ok(held)
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.unwatch();
-        self.undo_strays();
+        if !*self.settled.get_mut() {
+            self.unwatch();
+            self.undo_strays();
+        }
     }
 }
 

@@ -165,7 +165,7 @@ impl Failure {
     }
 
     /// The TLS library reports what it does not accept as invalid data.
-    fn is_handshake(&self) -> bool {
+    pub(crate) fn is_handshake(&self) -> bool {
         let shared = self.error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
         let io = shared.and_then(|source| source.downcast_ref::<io::Error>());
         io.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)

@@ -71,7 +71,12 @@ impl<T: Clone> Held<T> {
 
     pub(crate) fn insert(&mut self, name: &Arc<str>, owner: OwnerId, trigger: T, now: Moment) {
         let guard = Guard { owner, trigger, after: self.last_read };
-        let key = self.keys.entry(Arc::clone(name)).or_insert_with(|| Key { guards: Vec::new(), due: None, reading: None, changed: false });
+        let key = self.keys.entry(Arc::clone(name)).or_insert_with(|| Key {
+            guards: Vec::with_capacity(1),
+            due: None,
+            reading: None,
+            changed: false,
+        });
         key.guards.push(guard);
         key.schedule(&mut self.queue, name, now + SETTLE);
     }
@@ -79,8 +84,13 @@ impl<T: Clone> Held<T> {
     pub(crate) fn remove(&mut self, name: &str, owner: &OwnerId) {
         let Some(key) = self.keys.get_mut(name) else { return };
         key.guards.retain(|guard| guard.owner != *owner);
-        if key.guards.is_empty()
-            && let Some((name, key)) = self.keys.remove_entry(name)
+        if key.guards.is_empty() {
+            self.forget(name);
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some((name, key)) = self.keys.remove_entry(name)
             && let Some(due) = key.due
         {
             self.queue.remove(&(due, name));
@@ -140,8 +150,12 @@ impl<T: Clone> Held<T> {
             let Some(key) = self.keys.get_mut(name) else { continue };
             let found = found.get(at).unwrap_or(&None);
             if let Some(value) = found {
-                let gone = |guard: &&Guard<T>| guard.after < read.id && value.as_deref() != Some(guard.owner.as_str().as_bytes());
-                lost.extend(key.guards.iter().filter(gone).map(|guard| guard.trigger.clone()));
+                let gone = |guard: &mut Guard<T>| guard.after < read.id && value.as_deref() != Some(guard.owner.as_str().as_bytes());
+                lost.extend(key.guards.extract_if(.., gone).map(|guard| guard.trigger));
+                if key.guards.is_empty() {
+                    self.forget(name);
+                    continue;
+                }
             }
             if key.reading != Some(read.id) {
                 continue;

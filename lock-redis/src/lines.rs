@@ -9,18 +9,26 @@ use lock_core::backend::Moment;
 /// Who waits for which lock in this client, and when the first of each line competes for it: synchronous, no I/O.
 ///
 /// Only the head of a line sends requests. Each of its attempts is also a read over the tracking link, so the server
-/// reports the next change of the key: then the head tries again at once. `epoch` counts the reports, so that one that arrives
+/// reports the next change of the key: then the head tries again at once. `reports` counts them, so that one that arrives
 /// while an attempt is on its way is not forgotten when the attempt's answer says that the lock is taken.
-#[derive(Debug)]
+///
+/// A holder in the same client prompts the head as soon as its release is on its way: sent after it over the same connection, the
+/// head's request finds the lock free, one round trip earlier than by a report. Such an attempt reads nothing over the tracking link:
+/// whatever is reported after it is about what was before, until the head has looked over that link once more.
+#[derive(Clone, Debug)]
 pub(crate) struct Lines<W> {
     lines: HashMap<Arc<str>, Line<W>>,
     last_ticket: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Line<W> {
     queue: VecDeque<(Ticket, W)>,
-    epoch: u64,
+    reports: u64,
+    /// The last that is known of the key is newer than anything that can be reported.
+    unheard: bool,
+    /// The head is to try at once, because of a release on its way; since when the lock has gone from hand to hand like that.
+    prompt: Option<Moment>,
     /// When the head tries next if nothing is reported before; `None` for now.
     next_try: Option<Moment>,
     /// After a failure: no attempt before this, whatever is reported.
@@ -33,15 +41,20 @@ struct Line<W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
-/// Which reports an attempt can know of.
+/// A head's turn to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
+pub(crate) struct Turn {
+    /// Which reports the attempt can know of.
+    reports: u64,
+    /// Since when the lock has gone from hand to hand, if this goes on with it: to be sent the way of the release.
+    pub(crate) prompt: Option<Moment>,
+}
 
 /// What a waiter does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Competes for the lock.
-    Try(Epoch),
+    Try(Turn),
     /// Waits to be woken, until this instant at most.
     Wait(Option<Moment>),
 }
@@ -69,7 +82,9 @@ impl<W: Clone> Lines<W> {
         let ticket = Ticket(self.last_ticket);
         let line = self.lines.entry(Arc::clone(key)).or_insert_with(|| Line {
             queue: VecDeque::new(),
-            epoch: 0,
+            reports: 0,
+            unheard: false,
+            prompt: None,
             next_try: None,
             pause: None,
             trouble: None,
@@ -87,26 +102,50 @@ impl<W: Clone> Lines<W> {
             self.lines.remove(key);
             return None;
         }
-        if at == 0 { line.head() } else { None }
+        if at > 0 {
+            return None;
+        }
+        line.prompt = None;
+        line.head()
     }
 
-    pub(crate) fn step(&self, key: &str, ticket: Ticket, now: Moment) -> Step {
-        match self.lines.get(key) {
-            Some(line) if line.is_head(ticket) => match line.next_try.max(line.pause) {
-                Some(next) if next > now => Step::Wait(Some(next)),
-                _ => Step::Try(Epoch(line.epoch)),
-            },
-            _ => Step::Wait(None),
+    /// What a waiter does now; a prompt is good for one try.
+    pub(crate) fn step(&mut self, key: &str, ticket: Ticket, now: Moment) -> Step {
+        let Some(line) = self.headed(key, ticket) else { return Step::Wait(None) };
+        match line.next_try.max(line.pause) {
+            Some(next) if next > now => Step::Wait(Some(next)),
+            _ => {
+                let prompt = line.prompt.take();
+                // Over the tracking link, whose next report may come before the answer.
+                line.unheard &= prompt.is_some();
+                Step::Try(Turn { reports: line.reports, prompt })
+            }
         }
     }
 
     /// After the head's attempt the lock is held, by another or by the head itself, and the lease ends in `expires_in`
     /// if it does. Whoever is head then waits for a report, but no longer than `poll`.
-    pub(crate) fn taken(&mut self, key: &str, ticket: Ticket, epoch: Epoch, now: Moment, expires_in: Option<Duration>, poll: Duration) {
+    pub(crate) fn taken(&mut self, key: &str, ticket: Ticket, turn: Turn, now: Moment, expires_in: Option<Duration>, poll: Duration) {
         let Some(line) = self.headed(key, ticket) else { return };
-        let pause = expires_in.map_or(poll, |left| poll.min(left + EXPIRY_GRAIN));
-        line.next_try = (epoch == Epoch(line.epoch)).then(|| now + pause);
-        (line.pause, line.trouble) = (None, None);
+        line.next_try = (turn.reports == line.reports).then(|| now + pause(expires_in, poll));
+        (line.pause, line.trouble, line.unheard) = (None, None, false);
+    }
+
+    /// The same after an attempt that was not made over the tracking link: the next change will not be reported.
+    pub(crate) fn taken_unheard(
+        &mut self,
+        key: &str,
+        ticket: Ticket,
+        turn: Turn,
+        now: Moment,
+        expires_in: Option<Duration>,
+        poll: Duration,
+    ) {
+        let Some(line) = self.headed(key, ticket) else { return };
+        // What the server reported while a release and the attempt were on their way was the release.
+        let told = if turn.prompt.is_some() { line.prompt.is_some() } else { turn.reports != line.reports };
+        line.next_try = (!told).then(|| now + pause(expires_in, poll));
+        (line.pause, line.trouble, line.unheard) = (None, None, true);
     }
 
     /// The head's attempt failed, as all have since `since`, or since earlier ones of the line.
@@ -119,6 +158,14 @@ impl<W: Clone> Lines<W> {
         if let Some(line) = self.headed(key, ticket) {
             (line.next_try, line.pause) = (None, Some(until));
         }
+    }
+
+    /// The holder is this client's, and its release is on its way; or, without `since`, over. Returns the head to be woken.
+    pub(crate) fn released(&mut self, key: &str, since: Option<Moment>) -> Option<W> {
+        let line = self.lines.get_mut(key)?;
+        (line.prompt, line.next_try) = (since, None);
+        line.reports += 1;
+        line.head()
     }
 
     /// The server reports that the key has changed; returns the head to be woken.
@@ -146,11 +193,21 @@ impl<W: Clone> Line<W> {
     }
 
     fn report(&mut self) -> Option<W> {
-        self.epoch += 1;
+        if self.unheard {
+            return None;
+        }
+        self.reports += 1;
         self.next_try = None;
         self.head()
     }
 }
+
+fn pause(expires_in: Option<Duration>, poll: Duration) -> Duration {
+    expires_in.map_or(poll, |left| poll.min(left + EXPIRY_GRAIN))
+}
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {
@@ -167,9 +224,9 @@ mod tests {
         name.into()
     }
 
-    fn epoch(step: Step) -> Epoch {
+    fn turn(step: Step) -> Turn {
         match step {
-            Step::Try(epoch) => epoch,
+            Step::Try(turn) => turn,
             Step::Wait(_) => panic!("{step:?}"),
         }
     }
@@ -178,11 +235,11 @@ mod tests {
     fn only_the_head_competes_and_the_next_takes_over() {
         let (mut lines, k) = (Lines::new(), key("a"));
         let (first, second, third) = (lines.join(&k, 1), lines.join(&k, 2), lines.join(&k, 3));
-        assert_eq!(lines.step(&k, first, at(0)), Step::Try(Epoch(0)));
+        assert_eq!(lines.step(&k, first, at(0)), Step::Try(Turn { reports: 0, prompt: None }));
         assert_eq!(lines.step(&k, second, at(0)), Step::Wait(None));
         assert_eq!(lines.leave(&k, second), None, "the head stays the head");
         assert_eq!(lines.leave(&k, first), Some(3));
-        assert_eq!(lines.step(&k, third, at(0)), Step::Try(Epoch(0)));
+        assert_eq!(lines.step(&k, third, at(0)), Step::Try(Turn { reports: 0, prompt: None }));
         assert_eq!(lines.leave(&k, third), None);
         assert!(lines.is_empty(&k) && lines.waiting() == 0, "no residue");
     }
@@ -191,11 +248,11 @@ mod tests {
     fn a_busy_head_waits_for_the_report_the_expiry_or_the_poll() {
         let (mut lines, k) = (Lines::new(), key("a"));
         let head = lines.join(&k, 1);
-        let e = epoch(lines.step(&k, head, at(0)));
-        lines.taken(&k, head, e, at(0), Some(Duration::from_millis(500)), POLL);
+        let t = turn(lines.step(&k, head, at(0)));
+        lines.taken(&k, head, t, at(0), Some(Duration::from_millis(500)), POLL);
         assert_eq!(lines.step(&k, head, at(0)), Step::Wait(Some(at(501))));
-        let e = epoch(lines.step(&k, head, at(501)));
-        lines.taken(&k, head, e, at(501), None, POLL);
+        let t = turn(lines.step(&k, head, at(501)));
+        lines.taken(&k, head, t, at(501), None, POLL);
         assert_eq!(lines.step(&k, head, at(501)), Step::Wait(Some(at(2501))));
         assert_eq!(lines.changed("b"), None);
         assert_eq!(lines.changed(&k), Some(1));
@@ -206,9 +263,9 @@ mod tests {
     fn a_report_during_the_attempt_is_not_forgotten() {
         let (mut lines, k) = (Lines::new(), key("a"));
         let head = lines.join(&k, 1);
-        let e = epoch(lines.step(&k, head, at(0)));
+        let t = turn(lines.step(&k, head, at(0)));
         assert_eq!(lines.changed(&k), Some(1));
-        lines.taken(&k, head, e, at(1), Some(POLL), POLL);
+        lines.taken(&k, head, t, at(1), Some(POLL), POLL);
         assert!(matches!(lines.step(&k, head, at(1)), Step::Try(_)));
     }
 
@@ -216,8 +273,8 @@ mod tests {
     fn the_grant_of_the_head_tells_the_next_when_to_try() {
         let (mut lines, k) = (Lines::new(), key("a"));
         let (first, second) = (lines.join(&k, 1), lines.join(&k, 2));
-        let e = epoch(lines.step(&k, first, at(0)));
-        lines.taken(&k, first, e, at(0), Some(Duration::from_millis(100)), POLL);
+        let t = turn(lines.step(&k, first, at(0)));
+        lines.taken(&k, first, t, at(0), Some(Duration::from_millis(100)), POLL);
         assert_eq!(lines.leave(&k, first), Some(2));
         assert_eq!(lines.step(&k, second, at(0)), Step::Wait(Some(at(101))));
         assert_eq!(lines.changed(&k), Some(2), "released");
@@ -230,8 +287,8 @@ mod tests {
         let (a, b) = (key("a"), key("b"));
         let (first, _, other) = (lines.join(&a, 1), lines.join(&a, 2), lines.join(&b, 3));
         for (k, head) in [(&a, first), (&b, other)] {
-            let e = epoch(lines.step(k, head, at(0)));
-            lines.taken(k, head, e, at(0), None, POLL);
+            let t = turn(lines.step(k, head, at(0)));
+            lines.taken(k, head, t, at(0), None, POLL);
         }
         let mut woken = lines.missed();
         woken.sort_unstable();
@@ -250,11 +307,50 @@ mod tests {
         assert!(matches!(lines.step(&k, second, at(100)), Step::Try(_)));
     }
 
+    #[test]
+    fn a_release_on_its_way_prompts_the_head_once() {
+        let (mut lines, k) = (Lines::new(), key("a"));
+        let (first, second) = (lines.join(&k, 1), lines.join(&k, 2));
+        let t = turn(lines.step(&k, first, at(0)));
+        lines.taken(&k, first, t, at(0), Some(POLL), POLL);
+        assert_eq!(lines.released(&k, Some(at(5))), Some(1));
+        let t = turn(lines.step(&k, first, at(5)));
+        assert_eq!((t.prompt, turn(lines.step(&k, first, at(5))).prompt), (Some(at(5)), None));
+        assert_eq!(lines.changed(&k), Some(1), "the release, which its own attempt comes after");
+        let look = Duration::from_millis(10);
+        lines.taken_unheard(&k, first, t, at(6), Some(POLL), look);
+        assert_eq!(lines.leave(&k, first), Some(2));
+        assert_eq!(lines.changed(&k), None, "nothing can be reported of the new holder");
+        assert_eq!(lines.step(&k, second, at(6)), Step::Wait(Some(at(16))));
+        let t = turn(lines.step(&k, second, at(16)));
+        assert_eq!((t.prompt, lines.changed(&k)), (None, Some(2)), "it is heard again, before the answer too");
+        lines.taken(&k, second, t, at(16), Some(POLL), POLL);
+        assert_eq!(turn(lines.step(&k, second, at(16))).prompt, None);
+    }
+
+    #[test]
+    fn a_head_that_was_prompted_while_it_tried_tries_again_and_its_successor_is_not_prompted() {
+        let (mut lines, k) = (Lines::new(), key("a"));
+        let (first, second) = (lines.join(&k, 1), lines.join(&k, 2));
+        let t = turn(lines.step(&k, first, at(0)));
+        lines.released(&k, Some(at(1)));
+        lines.taken(&k, first, t, at(2), Some(POLL), POLL);
+        let t = turn(lines.step(&k, first, at(2)));
+        assert_eq!(t.prompt, Some(at(1)));
+        lines.released(&k, None);
+        lines.taken_unheard(&k, first, Turn { prompt: None, ..t }, at(3), Some(POLL), POLL);
+        assert_eq!(turn(lines.step(&k, first, at(3))).prompt, None, "a release that is over is tried at once, too");
+        lines.released(&k, Some(at(4)));
+        lines.leave(&k, first);
+        assert_eq!(turn(lines.step(&k, second, at(4))).prompt, None);
+    }
+
     #[derive(Clone, Debug)]
     enum Event {
         Join,
         Leave(usize),
         Attempt { report: bool, granted: bool },
+        Released { on_its_way: bool },
         Changed,
         Missed,
         Pass(u64),
@@ -265,6 +361,7 @@ mod tests {
             3 => Just(Event::Join),
             2 => (0..4_usize).prop_map(Event::Leave),
             4 => (any::<bool>(), any::<bool>()).prop_map(|(report, granted)| Event::Attempt { report, granted }),
+            2 => any::<bool>().prop_map(|on_its_way| Event::Released { on_its_way }),
             2 => Just(Event::Changed),
             1 => Just(Event::Missed),
             2 => (0..3_000_u64).prop_map(Event::Pass),
@@ -278,8 +375,8 @@ mod tests {
         assert_eq!(lines.trouble(&k, first, at(0)), at(0));
         lines.leave(&k, first);
         assert_eq!(lines.trouble(&k, second, at(900)), at(0));
-        let e = epoch(lines.step(&k, second, at(900)));
-        lines.taken(&k, second, e, at(900), None, POLL);
+        let t = turn(lines.step(&k, second, at(900)));
+        lines.taken(&k, second, t, at(900), None, POLL);
         assert_eq!(lines.trouble(&k, second, at(3000)), at(3000));
     }
 
@@ -293,17 +390,25 @@ mod tests {
                     Event::Join => model.push(lines.join(&k, ())),
                     Event::Leave(at) if at < model.len() => { lines.leave(&k, model.remove(at)); }
                     Event::Attempt { report, granted } => {
-                        if let Some(&head) = model.first() && let Step::Try(epoch) = lines.step(&k, head, at(now)) {
-                            if report { lines.changed(&k); }
-                            if granted {
-                                lines.taken(&k, head, epoch, at(now), Some(POLL), POLL);
-                                lines.leave(&k, model.remove(0));
-                            } else {
-                                lines.taken(&k, head, epoch, at(now), None, POLL);
+                        if let Some(&head) = model.first() && let Step::Try(turn) = lines.step(&k, head, at(now)) {
+                            let told = report && lines.changed(&k).is_some();
+                            match turn.prompt {
+                                Some(_) => lines.taken_unheard(&k, head, turn, at(now), Some(POLL), POLL),
+                                None => lines.taken(&k, head, turn, at(now), Some(POLL), POLL),
                             }
-                            if let (true, Some(&next)) = (report, model.first()) {
+                            if granted {
+                                lines.leave(&k, model.remove(0));
+                            }
+                            if let (true, None, Some(&next)) = (told, turn.prompt, model.first()) {
                                 prop_assert!(matches!(lines.step(&k, next, at(now)), Step::Try(_)), "a report was forgotten");
                             }
+                        }
+                    }
+                    Event::Released { on_its_way } => {
+                        lines.released(&k, on_its_way.then(|| at(now)));
+                        if let Some(&head) = model.first() {
+                            let step = lines.step(&k, head, at(now));
+                            prop_assert!(matches!(step, Step::Try(Turn { prompt, .. }) if prompt.is_some() == on_its_way), "{step:?}");
                         }
                     }
                     Event::Changed => { lines.changed(&k); }

@@ -1,6 +1,7 @@
 use std::{
     fmt::{self, Debug},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,7 +28,8 @@ use crate::{
     watcher::{News, Watcher},
 };
 
-/// Locks in a Redis server: one client, with two connections and a few background tasks however many locks it holds.
+/// Locks in Redis: one client, with a few background tasks and two connections to each server that it uses, however many locks it
+/// holds. Confirmations by replicas take up to 32 connections more, and a sentinel one.
 ///
 /// Cheap to clone; the clones are the same client. When the last of them and the last guard are gone the connections
 /// are closed.
@@ -37,7 +39,7 @@ pub struct RedisLock {
 }
 
 /// A waiter puts up with a failover, which by default takes sentinels more than half a minute, for this long at least.
-const FAILOVER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const FAILOVER_PATIENCE: Duration = Duration::from_secs(60);
 
 impl RedisLock {
     /// Starts with the defaults: the server at `127.0.0.1:6379`, no prefix, a TTL of 30 s.

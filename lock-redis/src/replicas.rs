@@ -4,7 +4,10 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{ErrorKind, LockError, backend::Tasks};
+use lock_core::{
+    ErrorKind, LockError,
+    backend::{Tasks, locked},
+};
 use redis::Value;
 use tokio::sync::Semaphore;
 
@@ -13,7 +16,6 @@ use crate::{
     link::Link,
     renewal::{Kept, renew_all},
     scripts::millis,
-    sync::locked,
 };
 
 /// Has replicas confirm what was written, before anybody relies on it.

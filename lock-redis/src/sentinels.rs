@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use lock_core::backend::Tasks;
+use lock_core::backend::{Tasks, locked};
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, Value};
 use tokio::{
     sync::watch,
@@ -20,7 +20,6 @@ use crate::{
     believed::{Believed, Report, Round, telling},
     error::Failure,
     link::{Connection, Shared},
-    sync::locked,
 };
 
 /// The sentinels of one service: they know which server is its master, and tell when that changes.

@@ -1,19 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
 use lock_core::{
-    ErrorKind, OwnerId,
+    ErrorKind,
     backend::{Clock, Moment},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{core::Core, entry, error::Failure, keys::Keys, link::Connection, renewal::Kept, servers::Servers};
+use crate::{core::Core, entry, error::Failure, link::Connection, pace::Backoff, renewal::Kept, servers::Servers};
 
 /// How long to try at least: a request may take effect late. With a longer TTL it is that long, for what was there ends by then.
 const LEAST: Duration = Duration::from_secs(30);
-
-/// First pause between two tries; doubles up to [`PAUSE_MAX`], with jitter.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Until a release over another connection is repeated: by then the server has read what was on its way before.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -24,9 +20,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// A release over the same connection is executed after them, whenever that is; so it is sent even if it will not be
 /// answered. Where it is not answered, or another server is in charge meanwhile, another connection serves, and is asked
 /// twice.
-pub(crate) async fn undo(core: Arc<Core>, keys: Keys, owner: OwnerId, pending: Vec<Connection>) {
-    // The TTL of all acquisitions that asked for no other.
-    let kept = Kept { keys, owner, ttl: core.ttl };
+pub(crate) async fn undo(core: Arc<Core>, kept: Arc<Kept>, pending: Vec<Connection>) {
     undo_on(&core.servers, core.holds.closing(), &kept, &pending).await;
 }
 
@@ -59,7 +53,7 @@ pub(crate) async fn release_until_answered(servers: &Servers, closing: &Cancella
         };
         let hopeless = failure.kind() != ErrorKind::Unavailable || closing.is_cancelled();
         match retry.pause(Clock::Suspend.now()) {
-            Some(pause) if !hopeless => tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await,
+            Some(pause) if !hopeless => tokio::time::sleep(pause).await,
             _ => return Err(failure),
         }
     }
@@ -68,25 +62,24 @@ pub(crate) async fn release_until_answered(servers: &Servers, closing: &Cancella
 /// How long to go on, and how often.
 struct Retry {
     ends: Moment,
-    pause: Duration,
+    pauses: Backoff,
 }
 
 impl Retry {
     fn new(now: Moment, ttl: Duration) -> Self {
-        Self { ends: now + ttl.max(LEAST), pause: PAUSE }
+        Self { ends: now + ttl.max(LEAST), pauses: Backoff::in_trouble() }
     }
 
     /// The pause before the next try, `None` when what was there has ended.
     fn pause(&mut self, now: Moment) -> Option<Duration> {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE_MAX);
-        (now < self.ends).then_some(pause)
+        (now < self.ends).then(|| self.pauses.pause())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::TROUBLE_PAUSE_MAX;
 
     #[test]
     fn tries_go_on_until_the_lease_has_ended() {
@@ -94,12 +87,11 @@ mod tests {
         for (ttl, end) in [(Duration::from_secs(600), Duration::from_secs(600)), (Duration::from_secs(1), LEAST)] {
             let (mut retry, mut now, mut tries) = (Retry::new(start, ttl), start, 0);
             while let Some(pause) = retry.pause(now) {
-                assert!((PAUSE..=PAUSE_MAX).contains(&pause), "{pause:?}");
                 (now, tries) = (now + pause, tries + 1);
             }
             let took = now.saturating_since(start);
-            assert!(end <= took && took <= end + PAUSE_MAX, "{ttl:?} took {took:?}");
-            assert!(tries < took.as_secs() + 8, "{tries} tries in {took:?}");
+            assert!(end <= took && took <= end + TROUBLE_PAUSE_MAX, "{ttl:?} took {took:?}");
+            assert!(tries < took.as_secs() * 2 + 8, "{tries} tries in {took:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
     LossReason, OwnerId,
-    backend::{Clock, LossTrigger, Moment, Tasks},
+    backend::{Clock, LossTrigger, Moment, Tasks, locked},
 };
 use redis::Value;
 use tokio::{sync::Notify, task::JoinHandle};
@@ -16,10 +16,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     held::{Found, Held},
-    lines::{Epoch, Lines, Step, Ticket},
+    lines::{Lines, Step, Ticket, Turn},
     link::{Connection, Listener},
     servers::Servers,
-    sync::locked,
 };
 
 /// Hears what the server pushes over the tracking link, and passes it on to the waiters and guards of one client.
@@ -119,6 +118,14 @@ impl Watcher {
         Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken }
     }
 
+    /// A holder of this client tells the next one of its release; see [`Lines::released`].
+    pub(crate) fn released(&self, key: &str, since: Option<Moment>) {
+        let head = locked(&self.news.lines).released(key, since);
+        if let Some(head) = head {
+            head.notify_one();
+        }
+    }
+
     /// Watches over a guard, whose key the reader reads, until [`leave`](Self::leave).
     pub(crate) fn hold(&self, key: &Arc<str>, owner: OwnerId, guard: LossTrigger, reader: Arc<dyn Reader>) {
         let mut driver = locked(&self.driver);
@@ -156,11 +163,11 @@ pub(crate) struct Place {
 
 impl Place {
     /// Waits until it is this waiter's turn to compete.
-    pub(crate) async fn turn(&self) -> Epoch {
+    pub(crate) async fn turn(&self) -> Turn {
         loop {
             let step = locked(&self.news.lines).step(&self.key, self.ticket, CLOCK.now());
             match step {
-                Step::Try(epoch) => return epoch,
+                Step::Try(turn) => return turn,
                 Step::Wait(None) => self.woken.notified().await,
                 Step::Wait(Some(until)) => tokio::select! {
                     () = self.woken.notified() => {}
@@ -170,8 +177,12 @@ impl Place {
         }
     }
 
-    pub(crate) fn taken(&self, epoch: Epoch, expires_in: Option<Duration>, poll: Duration) {
-        locked(&self.news.lines).taken(&self.key, self.ticket, epoch, CLOCK.now(), expires_in, poll);
+    pub(crate) fn taken(&self, turn: Turn, expires_in: Option<Duration>, poll: Duration) {
+        locked(&self.news.lines).taken(&self.key, self.ticket, turn, CLOCK.now(), expires_in, poll);
+    }
+
+    pub(crate) fn taken_unheard(&self, turn: Turn, expires_in: Option<Duration>, poll: Duration) {
+        locked(&self.news.lines).taken_unheard(&self.key, self.ticket, turn, CLOCK.now(), expires_in, poll);
     }
 
     /// Since when the attempts of this line have failed, now that one more has.

@@ -13,6 +13,7 @@ use std::{
 use conformance_tests::servers::{self, RedisOptions, Server, Skip};
 use lock_core::{DistributedLock, DistributedLockExt, LossReason};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 mod common;
 use common::{NEVER, Operator, address, builder, client, name, promptly, renewed, ttl, until};
@@ -77,6 +78,28 @@ async fn many_contenders_of_several_clients_exclude_each_other() {
     assert_eq!(counter.load(SeqCst), 320);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hands_a_lock_on_and_on_does_not_keep_others_out() {
+    let server = or_skip!(own());
+    let (busy, other, stop) = (client(&server).await, client(&server).await, CancellationToken::new());
+    let (mut tasks, rounds) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..3 {
+        let (busy, stop, rounds) = (busy.clone(), stop.clone(), Arc::clone(&rounds));
+        tasks.spawn(async move {
+            while !stop.is_cancelled() {
+                busy.acquire("a").await.unwrap().release().await.unwrap();
+                rounds.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    until("it goes from hand to hand", || async { rounds.load(SeqCst) > 100 }).await;
+    for _ in 0..5 {
+        promptly("another client's turn", other.acquire("a")).await.unwrap().release().await.unwrap();
+    }
+    stop.cancel();
+    promptly("the last rounds", async { while tasks.join_next().await.is_some() {} }).await;
+}
+
 #[tokio::test]
 async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
     let server = or_skip!(own());
@@ -102,8 +125,8 @@ async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
 async fn a_waiter_takes_over_when_a_dead_holders_lease_ends() {
     let server = or_skip!(own());
     let (locks, operator) = (client(&server).await, Operator::of(&server));
-    let () = operator.run(&["SET", "a", "dead", "NX", "PX", "700"]).await;
     let start = Instant::now();
+    let () = operator.run(&["SET", "a", "dead", "NX", "PX", "700"]).await;
     let guard = promptly("the expiry", locks.acquire("a")).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(600), "before the lease ended: {:?}", start.elapsed());
     guard.release().await.unwrap();

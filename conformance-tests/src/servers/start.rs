@@ -57,7 +57,7 @@ pub fn redis(options: RedisOptions) -> Result<Server, Skip> {
 /// A cluster of Redis servers, healthy, with all slots on `masters` servers, and `replicas` more that replicate one of them
 /// each.
 ///
-/// The servers are always programs of this machine: one that runs already, or Docker, does not serve. TLS is not supported.
+/// The servers are always programs of this machine: one that runs already, or Docker, does not serve.
 ///
 /// # Errors
 ///

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use crate::{
     error::Failure,
     keys::Keys,
+    pace::{Backoff, poll},
     quorum::{
         ballot::{Ballot, Outcome, Step},
         entry::QuorumHolding,
@@ -38,17 +39,6 @@ pub(crate) struct Core {
 }
 
 const CLOCK: Clock = Clock::Suspend;
-
-/// How often to look where a server does not report changes.
-const BLIND_POLL: Duration = Duration::from_millis(200);
-
-/// Clients that split the votes wait for a random time up to this, which doubles with each split in a row up to the second.
-const SPLIT_PAUSE: Duration = Duration::from_millis(4);
-const SPLIT_PAUSE_MAX: Duration = Duration::from_millis(250);
-
-/// The same after an attempt that too few servers answered.
-const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
-const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How often a try is made in all when the votes split, which does not show that somebody holds the lock.
 const TRIES: u32 = 4;
@@ -126,7 +116,7 @@ impl Core {
                     // Trouble is not over before it is tried: servers that can be read may grant nothing.
                     true if waiting.is_worth_a_try() => continue,
                     true => {
-                        place.taken(turn, look.ends_in, self.poll(look.blind));
+                        place.taken(turn, look.ends_in, poll(self.poll, look.blind));
                         trouble = Backoff::in_trouble();
                         continue;
                     }
@@ -203,19 +193,14 @@ impl Core {
         let kind = refused.map_or(ErrorKind::Unavailable, |(_, failure)| failure.kind());
         let (needed, servers) = (majority.needed(), majority.servers());
         let mut message = format!("fewer than {needed} of {servers} servers answered in time");
-        if let Some((server, failure)) = refused.or(failures.first()) {
+        let telling = failures.iter().find(|(_, failure)| failure.is_handshake()).or(failures.first());
+        if let Some((server, failure)) = refused.or(telling) {
             let address = self.members.iter().nth(*server).map_or("", |member| &member.address);
             let error = LockError::from(failure.clone());
             message = format!("{message}; {address}: {}", failure.advice());
             return LockError::new(kind, message).caused_by(error);
         }
         LockError::new(kind, message)
-    }
-
-    fn poll(&self, blind: bool) -> Duration {
-        let poll = if blind { BLIND_POLL.min(self.poll) } else { self.poll };
-        // So that the waiters of many clients do not keep in step.
-        poll.mul_f64(0.75 + rand::random::<f64>() / 4.0)
     }
 }
 
@@ -250,30 +235,6 @@ async fn decide(mut ballot: Ballot, told: &mut UnboundedReceiver<News>, raise: i
     }
 }
 
-/// Random pauses that grow.
-struct Backoff {
-    least: f64,
-    spread: Duration,
-    most: Duration,
-}
-
-impl Backoff {
-    /// From nothing on: those who split the votes must not meet again.
-    fn after_splits() -> Self {
-        Self { least: 0.0, spread: SPLIT_PAUSE, most: SPLIT_PAUSE_MAX }
-    }
-
-    fn in_trouble() -> Self {
-        Self { least: 0.5, spread: TROUBLE_PAUSE, most: TROUBLE_PAUSE_MAX }
-    }
-
-    fn pause(&mut self) -> Duration {
-        let pause = self.spread.mul_f64(self.least + rand::random::<f64>() * (1.0 - self.least));
-        self.spread = (self.spread * 2).min(self.most);
-        pause
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,15 +257,6 @@ mod tests {
         drop(first);
         second.turn().await;
         assert_eq!(second.trouble(later + TTL), later + TTL);
-    }
-
-    #[test]
-    fn pauses_after_splits_begin_at_nothing_and_grow() {
-        let mut splits = Backoff::after_splits();
-        for most in [4, 8, 16, 32, 64, 128, 250, 250] {
-            assert_eq!(splits.spread, Duration::from_millis(most));
-            assert!(splits.pause() <= Duration::from_millis(most));
-        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::backend::Clock;
+use lock_core::backend::{Clock, locked};
 use redis::Value;
 
 use crate::{
@@ -16,7 +16,6 @@ use crate::{
         member::{Member, Members},
         sight::Sight,
     },
-    sync::locked,
     watcher::{News, Place, Watcher},
 };
 

@@ -4,6 +4,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use lock_core::backend::locked;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,6 @@ use crate::{
     quorum::{ballot::Vote, core::Core, majority::Tally, member::Member},
     renewal::Kept,
     scripts,
-    sync::locked,
     undo::{release_until_answered, undo_on},
 };
 

@@ -1,0 +1,227 @@
+//! A line beside a model of its server, with every message on its way for as long as it pleases.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LOOK: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Debug)]
+enum Event {
+    Join,
+    /// The waiter at this place gives up; what it has sent is on its way all the same.
+    GiveUp(usize),
+    HeadTries,
+    /// The server executes what arrived first over one of the links.
+    Execute {
+        tracking: bool,
+    },
+    /// The answer to the head's attempt arrives.
+    Answer,
+    /// The client's own holder releases.
+    Release {
+        prompts: bool,
+    },
+    /// The answer to the release arrives.
+    Released,
+    /// A stranger takes the lock, or removes whoever holds it.
+    Stranger,
+    /// The oldest report arrives.
+    Report,
+    Pass(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => Just(Event::Join),
+        1 => (0..3_usize).prop_map(Event::GiveUp),
+        6 => Just(Event::HeadTries),
+        8 => any::<bool>().prop_map(|tracking| Event::Execute { tracking }),
+        6 => Just(Event::Answer),
+        4 => any::<bool>().prop_map(|prompts| Event::Release { prompts }),
+        4 => Just(Event::Released),
+        2 => Just(Event::Stranger),
+        4 => Just(Event::Report),
+        2 => (0..15_u64).prop_map(Event::Pass),
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    /// Of the head, or of nobody any more.
+    Acquire {
+        of: Ticket,
+        tracks: bool,
+    },
+    Release,
+}
+
+struct World {
+    lines: Lines<()>,
+    key: Arc<str>,
+    waiters: Vec<Ticket>,
+    now: Moment,
+    // The server.
+    held: bool,
+    tracked: bool,
+    reports: u32,
+    // The client.
+    commands: VecDeque<Request>,
+    tracking: VecDeque<Request>,
+    attempt: Option<(Ticket, Turn)>,
+    answer: Option<bool>,
+    /// Whether this client holds the lock, and its release has not been sent.
+    holds: bool,
+    /// A release that is not answered: whether it prompted, and whether it was executed.
+    release: Option<(bool, bool)>,
+}
+
+impl World {
+    fn changed(&mut self) {
+        self.reports += u32::from(std::mem::take(&mut self.tracked));
+    }
+
+    fn execute(&mut self, request: Request) {
+        match request {
+            Request::Release => {
+                self.held = false;
+                self.changed();
+                self.release = self.release.map(|(prompted, _)| (prompted, true));
+            }
+            Request::Acquire { of, tracks } => {
+                let granted = !self.held;
+                if granted {
+                    self.held = true;
+                    self.changed();
+                }
+                self.tracked |= tracks;
+                if self.attempt.is_some_and(|(head, _)| head == of) {
+                    self.answer = Some(granted);
+                } else if granted {
+                    // Undone: nobody wants it any more.
+                    self.held = false;
+                    self.changed();
+                }
+            }
+        }
+    }
+
+    fn happens(&mut self, event: &Event) {
+        match *event {
+            Event::Join if self.waiters.len() < 3 => self.waiters.push(self.lines.join(&self.key, ())),
+            Event::GiveUp(at) if at < self.waiters.len() => {
+                let ticket = self.waiters.remove(at);
+                self.lines.leave(&self.key, ticket);
+                if self.attempt.is_some_and(|(of, _)| of == ticket) {
+                    self.attempt = None;
+                    if self.answer.take() == Some(true) {
+                        self.held = false;
+                        self.changed();
+                    }
+                }
+            }
+            Event::HeadTries => {
+                if let (None, Some(&head)) = (self.attempt, self.waiters.first())
+                    && let Step::Try(turn) = self.lines.step(&self.key, head, self.now)
+                {
+                    self.attempt = Some((head, turn));
+                    let (link, tracks) = if turn.prompt.is_some() { (&mut self.commands, false) } else { (&mut self.tracking, true) };
+                    link.push_back(Request::Acquire { of: head, tracks });
+                }
+            }
+            Event::Execute { tracking } => {
+                let next = if tracking { self.tracking.pop_front() } else { self.commands.pop_front() };
+                next.into_iter().for_each(|request| self.execute(request));
+            }
+            Event::Answer => {
+                if let (Some((head, turn)), Some(granted)) = (self.attempt, self.answer.take()) {
+                    self.attempt = None;
+                    let look = if granted { LOOK } else { Duration::ZERO };
+                    match turn.prompt {
+                        Some(_) => self.lines.taken_unheard(&self.key, head, turn, self.now, None, look),
+                        None => self.lines.taken(&self.key, head, turn, self.now, None, POLL),
+                    }
+                    if granted {
+                        self.holds = true;
+                        self.waiters.remove(0);
+                        self.lines.leave(&self.key, head);
+                    }
+                }
+            }
+            Event::Release { prompts } if self.holds && self.release.is_none() => {
+                self.holds = false;
+                self.release = Some((prompts, false));
+                self.commands.push_back(Request::Release);
+                if prompts {
+                    self.lines.released(&self.key, Some(self.now));
+                }
+            }
+            Event::Released => {
+                if let Some((prompted, true)) = self.release {
+                    self.release = None;
+                    if !prompted {
+                        self.lines.released(&self.key, None);
+                    }
+                }
+            }
+            // Not while this client holds it: a release would then remove the stranger's, which the script does not.
+            Event::Stranger if !self.holds && self.release.is_none_or(|(_, executed)| executed) && self.answer != Some(true) => {
+                self.held = !self.held;
+                self.changed();
+            }
+            Event::Report if self.reports > 0 => {
+                self.reports -= 1;
+                self.lines.changed(&self.key);
+            }
+            Event::Pass(millis) => self.now = self.now + Duration::from_millis(millis),
+            Event::Join | Event::GiveUp(_) | Event::Release { .. } | Event::Stranger | Event::Report => {}
+        }
+    }
+
+    /// Whether the head learns of the next change, or looks for itself soon.
+    fn hears(&self) -> bool {
+        let Some(&head) = self.waiters.first() else { return true };
+        // What is on its way decides.
+        if self.attempt.is_some() {
+            return true;
+        }
+        match self.lines.clone().step(&self.key, head, self.now) {
+            Step::Try(_) => true,
+            Step::Wait(until) => {
+                until.is_some_and(|until| until <= self.now + LOOK)
+                    || self.tracked
+                    || self.reports > 0
+                    || self.release.is_some_and(|(prompted, _)| !prompted)
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever is on its way, and however long: a head that waits for the poll is told of the next change.
+    #[test]
+    fn nobody_relies_on_a_report_that_does_not_come(events in prop::collection::vec(event(), 0..120)) {
+        let mut world = World {
+            lines: Lines::new(),
+            key: "a".into(),
+            waiters: Vec::new(),
+            now: Moment::from_origin(Duration::from_secs(1000)),
+            held: false,
+            tracked: false,
+            reports: 0,
+            commands: VecDeque::new(),
+            tracking: VecDeque::new(),
+            attempt: None,
+            answer: None,
+            holds: false,
+            release: None,
+        };
+        for (at, event) in events.iter().enumerate() {
+            world.happens(event);
+            prop_assert!(world.hears(), "after {:?}", &events[..=at]);
+        }
+    }
+}
