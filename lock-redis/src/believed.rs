@@ -67,10 +67,9 @@ fn latest<'a>(reports: &'a [Report], known: Option<&Address>) -> Option<&'a Repo
 
 /// The failure that says most, of sentinels of which none has named a master.
 pub(crate) fn telling(failures: Vec<Failure>) -> Failure {
-    let timed_out = || Failure::unsent(std::io::Error::from(std::io::ErrorKind::TimedOut));
     let says_why = |what: fn(&Failure) -> bool| failures.iter().position(what);
     let most = says_why(Failure::is_refusal).or_else(|| says_why(Failure::is_handshake)).unwrap_or_default();
-    failures.into_iter().nth(most).unwrap_or_else(timed_out)
+    failures.into_iter().nth(most).unwrap_or_else(|| Failure::timed_out().without_effect())
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Claim {
                 Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token), handed_on_since: None }))
             }
             // The answer took longer than the lease.
-            Ok(_) => Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))),
+            Ok(_) => Err(Failure::timed_out()),
             Err(expires_in) => {
                 // Earlier requests over this connection took effect earlier, and are over. So are those over others that have
                 // answered since: they are not kept open for as long as this waits.

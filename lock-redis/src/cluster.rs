@@ -157,6 +157,7 @@ impl Cluster {
     }
 
     /// The servers that are known, the `named` one first, then those with a connection, then the seeds, and last those that failed.
+    /// A master that nothing was sent to yet may be the only one that knows more.
     fn links_to_ask(&self, named: Option<&Address>) -> Vec<(Address, Arc<Link>)> {
         let masters: Vec<_> = self.map.borrow().masters().into_iter().chain(named).cloned().collect();
         masters.iter().for_each(|master| drop(self.node(master)));
@@ -219,7 +220,7 @@ async fn read(link: &Link, host: &str, limit: Duration) -> Result<SlotMap, Failu
         let answer: Value = link.connection().await?.run(redis::cmd("CLUSTER").arg("SLOTS")).await.map_err(Failure::without_effect)?;
         SlotMap::parse(&answer, host)
     };
-    let timed_out = |_| Failure::unsent(io::Error::from(io::ErrorKind::TimedOut));
+    let timed_out = |_| Failure::timed_out().without_effect();
     tokio::time::timeout(limit, reading).await.map_err(timed_out)?
 }
 

@@ -145,7 +145,7 @@ impl Connection {
         self.shared.owes.since().is_some_and(|since| Clock::Suspend.now().saturating_since(since) >= limit)
     }
 
-    /// Whether a request over it failed, and none was answered since: its server may yet execute it.
+    /// Whether the answer to a request is still due: its server may yet execute it.
     pub(crate) fn owes(&self) -> bool {
         self.shared.owes.since().is_some()
     }

@@ -10,7 +10,7 @@ use crate::{
     error::Failure,
     lines::Turn,
     link::Connection,
-    pace::{Backoff, poll},
+    pace::{Backoff, UNHEARD_LOOK, poll},
     renewal::RedisRenewer,
     replicas::Replicas,
     servers::{Route, Servers},
@@ -33,10 +33,6 @@ pub(crate) struct Core {
     pub(crate) keeper: Arc<Keeper<RedisRenewer>>,
     pub(crate) holds: Arc<Holds>,
 }
-
-/// A lock that was handed on within the client is not read over the tracking link, to save that request where locks are held
-/// briefly. If it is held longer than this, the next waiter does so.
-const UNHEARD_LOOK: Duration = Duration::from_millis(10);
 
 impl Core {
     pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {

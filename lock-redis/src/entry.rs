@@ -56,7 +56,8 @@ impl Holding {
         tokio::select! {
             biased;
             held = &mut release => return held,
-            // It is on its way: what is sent from now on comes after it.
+            // Sent by now: what is sent from now on comes after it. If the connection has to be made first, whoever is next finds the
+            // lock taken, and asks again.
             () = std::future::ready(()) => hand_on(Some(since)),
         }
         release.await

@@ -37,6 +37,11 @@ impl Failure {
         Self { error: without_arguments(error.into()), sent: true, context: None, setting: false, astray: false }
     }
 
+    /// No answer in time, to a request that was on its way.
+    pub(crate) fn timed_out() -> Self {
+        Self::sent(io::Error::from(io::ErrorKind::TimedOut))
+    }
+
     /// What was tried, for a message that the cause alone does not explain.
     pub(crate) fn while_trying(mut self, context: String) -> Self {
         self.context = Some(context);

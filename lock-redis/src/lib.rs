@@ -73,7 +73,10 @@
 //! however: then it asks again. A timer at the end of the holder's lease and a slow poll stand behind that. The same
 //! connection tells a guard that its entry was removed.
 //!
-//! Among clients there is no order: after a release whoever asks first has the lock, be it a waiter of any client, an
+//! A guard that is released hands the lock on to the next waiter of its client, whose request follows the release over the same
+//! connection. That goes on for 20 ms; then a release goes alone, so that others have a chance.
+//!
+//! Among clients there is no order: after such a release whoever asks first has the lock, be it a waiter of any client, an
 //! acquisition that just came along, or another library that polls. Nobody is stranded, but under steady contention a wait has
 //! no bound but its own timeout.
 //!
@@ -81,8 +84,8 @@
 //!
 //! A request that got no answer may still take effect. It is repeated with the same owner id, which finds what the first one
 //! did; and an acquisition that was given up is removed in the background, on the connection that may still carry its request.
-//! Where that connection is broken it is removed over another one, and once more a second later. What cannot be removed within
-//! half a minute, or takes effect later still, ends with its TTL.
+//! Where that connection is broken it is removed over another one, and once more a second later. That is
+//! tried again until its TTL has passed, for half a minute at least; what takes effect later still ends with its TTL.
 //!
 //! # Access rules
 //!

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// How often to look where a server does not report changes.
 const BLIND_POLL: Duration = Duration::from_millis(200);
 
+/// A lock that was handed on within the client is not read over the tracking link, to save that request where locks are held
+/// briefly. If it is held longer than this, the next waiter does so.
+pub(crate) const UNHEARD_LOOK: Duration = Duration::from_millis(10);
+
 /// Clients that split the votes wait for a random time up to this, which doubles with each split in a row up to the second.
 const SPLIT_PAUSE: Duration = Duration::from_millis(4);
 const SPLIT_PAUSE_MAX: Duration = Duration::from_millis(250);

@@ -65,7 +65,8 @@ impl Renewer for RedisRenewer {
 /// How long to wait for those servers of a cluster that do not answer. After a third of the TTL the keeper would give up what the
 /// others have renewed as well.
 fn limit(batch: &[Arc<Kept>]) -> Duration {
-    batch.iter().map(|kept| kept.ttl).min().unwrap_or_default() / 15 * 4
+    // Four fifths of a third.
+    batch.iter().map(|kept| kept.ttl).min().unwrap_or_default() * 4 / 15
 }
 
 /// What replicas have not confirmed is not renewed. They are all renewed once more on the way, for it may lead to another server.
@@ -95,7 +96,7 @@ impl RedisRenewer {
         let Some(first) = group.first() else { return Vec::new() };
         let mut route = self.servers.route(&first.keys.lock);
         let answers = async { renew_all(&route.commands().await?, group).await };
-        match self.servers.bounded(Some(left(until)), answers).await {
+        match self.servers.in_cluster_within(Some(left(until)), answers).await {
             Ok(answers) => {
                 let route = &route;
                 let renewals = group.iter().zip(answers).map(|(kept, answer)| async move {
@@ -104,7 +105,7 @@ impl RedisRenewer {
                     if failure.redirection().is_none() {
                         return outcome(kept, Err(failure));
                     }
-                    outcome(kept, self.servers.bounded(Some(left(until)), self.renew_where_it_is(kept)).await)
+                    outcome(kept, self.servers.in_cluster_within(Some(left(until)), self.renew_where_it_is(kept)).await)
                 });
                 join_all(renewals).await
             }

@@ -97,7 +97,7 @@ impl Replicas {
             idle.push(link);
         }
         drop(permit);
-        let (renewed, confirmed) = confirmed.unwrap_or_else(|_| Err(Failure::sent(std::io::Error::from(std::io::ErrorKind::TimedOut))))?;
+        let (renewed, confirmed) = confirmed.unwrap_or_else(|_| Err(Failure::timed_out()))?;
         if confirmed >= self.asked.replicas {
             return Ok(renewed);
         }

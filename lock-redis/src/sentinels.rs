@@ -176,7 +176,7 @@ async fn ask(sentinel: ConnectionInfo, service: String, limit: Duration) -> Resu
         let answer = redis::cmd("SENTINEL").arg("MASTER").arg(&service).query_async(&mut connection).await;
         parse(answer.map_err(Failure::unsent)?)
     };
-    let timed_out = |_| Failure::unsent(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    let timed_out = |_| Failure::timed_out().without_effect();
     timeout(limit, asking).await.map_err(timed_out)?
 }
 

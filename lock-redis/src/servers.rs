@@ -126,12 +126,16 @@ impl Servers {
         groups.into_values().collect()
     }
 
-    /// Bounds what is asked of one server while others are asked too, so that it does not hold up what they say; by `limit`, or the
-    /// time for an answer if there is none.
-    pub(crate) async fn bounded<T>(&self, limit: Option<Duration>, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    /// Bounds what is asked of one server of a cluster while others are asked too, so that it does not hold up what they say; by
+    /// `limit`, or the time for an answer if there is none.
+    pub(crate) async fn in_cluster_within<T>(
+        &self,
+        limit: Option<Duration>,
+        asked: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         let Self::Cluster(cluster) = self else { return asked.await };
         let in_time = tokio::time::timeout(limit.unwrap_or(cluster.timeouts.response), asked).await;
-        in_time.unwrap_or_else(|_| Err(Failure::sent(io::Error::from(io::ErrorKind::TimedOut))))
+        in_time.unwrap_or_else(|_| Err(Failure::timed_out()))
     }
 
     pub(crate) fn close(&self) {
@@ -217,6 +221,7 @@ impl Route<'_> {
         let (node, connection) = match (self.servers, &self.sent_to) {
             (Servers::One { node, .. }, _) => return node.link(kind).connection().await,
             (Servers::Cluster(_), Some((node, asking))) => {
+                self.last = Some(Arc::clone(node));
                 let connection = node.link(kind).connection().await?;
                 (Arc::clone(node), if *asking { connection.asking() } else { connection })
             }
@@ -252,7 +257,7 @@ async fn in_cluster(cluster: &Arc<Cluster>, slot: u16, kind: Kind) -> Result<(Ar
         match connected {
             Some(connected) => {
                 if connected.is_err() {
-                    cluster.doubt();
+                    cluster.doubt_word_of(node.address.as_ref());
                 }
                 return connected.map(|connection| (Arc::clone(&node), connection));
             }

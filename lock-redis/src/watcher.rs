@@ -190,6 +190,11 @@ impl Place {
         locked(&self.news.lines).trouble(&self.key, self.ticket, since)
     }
 
+    /// The trouble of this line is over; the head goes on at once.
+    pub(crate) fn answered(&self) {
+        locked(&self.news.lines).answered(&self.key, self.ticket);
+    }
+
     pub(crate) fn pause(&self, pause: Duration) {
         locked(&self.news.lines).pause(&self.key, self.ticket, CLOCK.now() + pause);
     }
@@ -260,7 +265,7 @@ async fn read_group(servers: &Servers, keys: &[Arc<str>], places: &[usize]) -> V
         let connection: Connection = route.tracking().await?;
         connection.run_all(&gets, places.len()).await
     };
-    match servers.bounded(None, values).await {
+    match servers.in_cluster_within(None, values).await {
         Ok(values) => {
             values.iter().filter_map(|value| value.as_ref().err()).for_each(|failure| drop(route.note(failure)));
             values.into_iter().map(|value| value.ok().and_then(held_value)).collect()

@@ -59,18 +59,18 @@ pub struct Keeper<R: Renewer> {
 struct Shared<R: Renewer> {
     clock: Clock,
     renewer: R,
-    kept: Mutex<Kept<R::Item>>,
+    state: Mutex<State<R::Item>>,
     /// Has every task look again.
     wake: Notify,
 }
 
-struct Kept<T> {
+struct State<T> {
     schedule: Schedule<T>,
     /// Where a task is, or is being started.
     driven: Vec<runtime::Id>,
 }
 
-impl<T> Kept<T> {
+impl<T> State<T> {
     /// Says whether no task is there yet, so that the caller starts one.
     fn claim(&mut self, runtime: runtime::Id) -> bool {
         let free = !self.driven.contains(&runtime);
@@ -89,9 +89,9 @@ impl<R: Renewer> Keeper<R> {
     #[must_use]
     pub fn new(clock: Clock, renewer: R, tasks: Tasks) -> Arc<Self> {
         let stop = CancellationToken::new();
-        let kept = Mutex::new(Kept { schedule: Schedule::new(), driven: Vec::new() });
+        let state = Mutex::new(State { schedule: Schedule::new(), driven: Vec::new() });
         Arc::new(Self {
-            shared: Arc::new(Shared { clock, renewer, kept, wake: Notify::new() }),
+            shared: Arc::new(Shared { clock, renewer, state, wake: Notify::new() }),
             tasks,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -106,9 +106,9 @@ impl<R: Renewer> Keeper<R> {
         let lease = Lease::new(self.shared.clock, renewal.deadline(), cap);
         let runtime = self.tasks.runtime();
         let (id, early, undriven) = {
-            let mut kept = locked(&self.shared.kept);
-            let (id, early) = kept.schedule.insert(sent, renewal, Arc::clone(&lease), item);
-            (id, early, runtime.filter(|runtime| kept.claim(*runtime)))
+            let mut state = locked(&self.shared.state);
+            let (id, early) = state.schedule.insert(sent, renewal, Arc::clone(&lease), item);
+            (id, early, runtime.filter(|runtime| state.claim(*runtime)))
         };
         if let Some(runtime) = undriven {
             self.tasks.spawn(drive(Driving { shared: Arc::clone(&self.shared), runtime }, self.stop.clone()));
@@ -123,7 +123,7 @@ impl<R: Renewer> Keeper<R> {
     /// How many leases are kept; for leak checks.
     #[must_use]
     pub fn kept(&self) -> usize {
-        locked(&self.shared.kept).schedule.len()
+        locked(&self.shared.state).schedule.len()
     }
 }
 
@@ -136,7 +136,7 @@ struct Driving<R: Renewer> {
 
 impl<R: Renewer> Drop for Driving<R> {
     fn drop(&mut self) {
-        locked(&self.shared.kept).driven.retain(|runtime| *runtime != self.runtime);
+        locked(&self.shared.state).driven.retain(|runtime| *runtime != self.runtime);
         // The others may rely on it to look in time.
         self.shared.wake.notify_waiters();
     }
@@ -172,7 +172,7 @@ trait Forget: Send + Sync {
 
 impl<R: Renewer> Forget for Keeper<R> {
     fn forget(&self, id: Id) {
-        locked(&self.shared.kept).schedule.remove(id);
+        locked(&self.shared.state).schedule.remove(id);
     }
 }
 
@@ -195,8 +195,8 @@ async fn drive<R: Renewer>(driving: Driving<R>, stop: CancellationToken) {
         // Before the look, so that whatever comes after it wakes.
         let woken = shared.wake.notified();
         let (due, next) = {
-            let (now, mut kept) = (shared.clock.now(), locked(&shared.kept));
-            (kept.schedule.poll(now), kept.schedule.rest(now))
+            let (now, mut state) = (shared.clock.now(), locked(&shared.state));
+            (state.schedule.poll(now), state.schedule.rest(now))
         };
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
@@ -249,13 +249,13 @@ impl<R: Renewer> Attempt<R> {
     fn complete(&mut self, outcomes: Vec<RenewOutcome>) {
         let now = self.shared.clock.now();
         let mut outcomes = outcomes.into_iter();
-        let mut kept = locked(&self.shared.kept);
+        let mut state = locked(&self.shared.state);
         for id in self.ids.drain(..) {
             let outcome = outcomes.next().unwrap_or_else(|| RenewOutcome::Failed(unanswered()));
             if let RenewOutcome::Failed(error) = &outcome {
                 tracing::debug!(%error, "renewal failed, will be retried until the deadline");
             }
-            kept.schedule.complete(id, now, &outcome, rand::random());
+            state.schedule.complete(id, now, &outcome, rand::random());
         }
     }
 }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pace::UNHEARD_LOOK as LOOK;
 
-const LOOK: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug)]

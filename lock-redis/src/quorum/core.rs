@@ -95,7 +95,7 @@ impl Core {
                 let attempt = self.attempt(name, keys, terms).await;
                 if !matches!(attempt, Attempt::OutOfReach(_)) {
                     // The line's trouble is over, and whoever is its head goes on at once.
-                    place.taken(turn, None, Duration::ZERO);
+                    place.answered();
                     trouble = Backoff::in_trouble();
                 }
                 match attempt {
@@ -238,26 +238,9 @@ async fn decide(mut ballot: Ballot, told: &mut UnboundedReceiver<News>, raise: i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{quorum::ballot::Vote, watcher::News as WatcherNews};
+    use crate::quorum::ballot::Vote;
 
     const TTL: Duration = Duration::from_secs(10);
-
-    /// What a waiter tells its line when a majority has answered.
-    #[tokio::test]
-    async fn an_answer_ends_the_trouble_of_the_line_and_delays_nobody() {
-        let (watcher, key) = (Watcher::new(WatcherNews::new(), Tasks::current()), "a".into());
-        let (first, second) = (watcher.join(&key), watcher.join(&key));
-        let start = CLOCK.now();
-        let later = start + TTL;
-        let turn = first.turn().await;
-        assert_eq!((first.trouble(start), first.trouble(later)), (start, start));
-        first.taken(turn, None, Duration::ZERO);
-        assert_eq!(first.trouble(later), later);
-        first.taken(first.turn().await, None, Duration::ZERO);
-        drop(first);
-        second.turn().await;
-        assert_eq!(second.trouble(later + TTL), later + TTL);
-    }
 
     #[tokio::test]
     async fn answers_that_came_during_a_stall_count() {

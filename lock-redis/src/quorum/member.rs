@@ -1,7 +1,6 @@
 use std::{
     fmt,
     future::Future,
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -58,7 +57,7 @@ impl Member {
 
     async fn in_time(&self, connecting: impl Future<Output = Result<Connection, Failure>>) -> Result<Connection, Failure> {
         let connected = tokio::time::timeout(self.limit, connecting).await;
-        let connected = connected.unwrap_or_else(|_| Err(Failure::unsent(io::Error::from(io::ErrorKind::TimedOut))));
+        let connected = connected.unwrap_or_else(|_| Err(Failure::timed_out().without_effect()));
         match connected {
             Ok(connection) => Ok(connection),
             failed => self.heard(failed),
