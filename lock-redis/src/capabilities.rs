@@ -9,8 +9,8 @@ pub(crate) const BACKEND: &str = "redis";
 ///
 /// - Exclusion is best effort: a failover to a replica that had not received the lock grants it twice, with sentinels, in a
 ///   cluster, and behind an address that is moved to another server.
-/// - Waiters of one client are served in arrival order, those of different clients in no particular order; a client keeps a lock to
-///   itself, from hand to hand, for 20 ms at most while others wait, or until the first release after that.
+/// - Waiters of one client are served in arrival order, those of different clients in no particular order. Waiters of
+///   one client hand a lock on among themselves for 20 ms at most, or until the first release after that.
 /// - Tokens come from a counter that is never behind the server's clock, so they survive the loss of the store's data.
 ///
 /// ```

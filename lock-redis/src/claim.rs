@@ -63,6 +63,8 @@ impl Claim {
 
     /// Asks once. With `track`, over a tracking connection, the server reports the lock's next change.
     pub(crate) async fn request(&mut self, connection: Connection, track: bool) -> Result<Answer, Failure> {
+        // Of those that owe nothing by now the requests have been executed, before the one that is sent here.
+        let settled: Vec<_> = self.pending.iter().filter(|pending| !pending.owes()).cloned().collect();
         let is_first = !self.pending.iter().any(|pending| pending.is(&connection));
         if is_first {
             self.pending.push(connection.clone());
@@ -79,9 +81,9 @@ impl Claim {
             // The answer took longer than the lease.
             Ok(_) => Err(Failure::timed_out()),
             Err(expires_in) => {
-                // Earlier requests over this connection took effect earlier, and are over. So are those over others that have
-                // answered since: they are not kept open for as long as this waits.
-                self.pending.retain(|pending| !pending.is(&connection) && pending.owes());
+                // Earlier requests over this connection took effect earlier, and are over. So are those over others that had
+                // answered before: they are not kept open for as long as this waits.
+                self.pending.retain(|pending| !pending.is(&connection) && settled.iter().all(|settled| !settled.is(pending)));
                 self.pending.iter().for_each(|pending| pending.probe(self.core.holds.tasks()));
                 Ok(Answer::Busy(expires_in))
             }

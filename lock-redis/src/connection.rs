@@ -26,21 +26,26 @@ struct Wire {
     link: Weak<Shared>,
     /// The server, where it may become another one's turn.
     address: Option<Arc<Address>>,
-    owes: Owes,
+    debt: Debt,
     /// Whether it is being asked for an answer, and nothing else.
     probed: AtomicBool,
     /// The scripts that were run over it.
     scripts: AtomicU8,
 }
 
-/// Since when an answer is owed, in nanoseconds since the clock's origin; zero if none is.
+/// Which answers are owed. Instants are nanoseconds since the clock's origin, or zero.
 #[derive(Debug, Default)]
-struct Owes(AtomicU64);
+struct Debt {
+    /// When the first request was sent that nothing was heard after.
+    since: AtomicU64,
+    /// When the last one was sent that got no answer, unless a later one got one: requests are executed in order.
+    missed: AtomicU64,
+}
 
 impl Connection {
     pub(crate) fn new(inner: MultiplexedConnection, link: Weak<Shared>, address: Option<Arc<Address>>) -> Self {
-        let (owes, probed, scripts) = (Owes::default(), AtomicBool::default(), AtomicU8::default());
-        Self { shared: Arc::new(Wire { inner, link, address, owes, probed, scripts }), asking: false }
+        let (debt, probed, scripts) = (Debt::default(), AtomicBool::default(), AtomicU8::default());
+        Self { shared: Arc::new(Wire { inner, link, address, debt, probed, scripts }), asking: false }
     }
 
     /// Sends a command and waits for its answer. It may take effect although this fails or is dropped.
@@ -51,7 +56,7 @@ impl Connection {
             let answer = self.run_all(&only, 1).await?.pop();
             return answer.unwrap_or_else(|| Err(Failure::unexpected("no answer to a command after ASKING")));
         }
-        let sent = self.shared.owes.asked();
+        let sent = self.shared.debt.asked();
         let answer = command.query_async::<Value>(&mut self.shared.inner.clone()).await.map_err(Failure::sent);
         self.heard(&answer, sent);
         answer
@@ -87,7 +92,7 @@ impl Connection {
 
     /// Sends several commands at once; one answer for each, in order.
     pub(crate) async fn run_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Result<Value, Failure>>, Failure> {
-        let sent = self.shared.owes.asked();
+        let sent = self.shared.debt.asked();
         let mut inner = self.shared.inner.clone();
         let answers = match self.asking {
             // One after each command; those to `ASKING` itself say nothing.
@@ -109,13 +114,13 @@ impl Connection {
     fn heard<T>(&self, answer: &Result<T, Failure>, sent: Moment) {
         match answer {
             Err(failure) if failure.ends_connection() => {
-                self.shared.owes.still(sent);
+                self.shared.debt.missed(sent);
                 if let Some(link) = self.shared.link.upgrade() {
                     link.discard(self);
                 }
             }
-            Err(failure) if failure.is_timeout() => self.shared.owes.still(sent),
-            _ => self.shared.owes.answered(),
+            Err(failure) if failure.is_timeout() => self.shared.debt.missed(sent),
+            _ => self.shared.debt.answered(sent),
         }
     }
 
@@ -142,12 +147,14 @@ impl Connection {
     /// Whether requests have gone unanswered for so long that the connection has to be replaced: a socket whose other
     /// end vanished gives no error, and a request that its caller gave up on reports no timeout.
     pub(crate) fn is_silent(&self, limit: Duration) -> bool {
-        self.shared.owes.since().is_some_and(|since| Clock::Suspend.now().saturating_since(since) >= limit)
+        let debt = &self.shared.debt;
+        let now = Clock::Suspend.now();
+        [&debt.since, &debt.missed].into_iter().filter_map(instant).any(|since| now.saturating_since(since) >= limit)
     }
 
-    /// Whether the answer to a request is still due: its server may yet execute it.
+    /// Whether a request got no answer, and none after it did: its server may yet execute it.
     pub(crate) fn owes(&self) -> bool {
-        self.shared.owes.since().is_some()
+        instant(&self.shared.debt.missed).is_some()
     }
 
     /// Asks for an answer in the background, so that [`owes`](Self::owes) gets to know of one.
@@ -173,40 +180,77 @@ fn after_asking(commands: &Pipeline) -> Pipeline {
 
 impl Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("address", &self.shared.address).field("owes", &self.shared.owes).finish_non_exhaustive()
+        f.debug_struct("Connection").field("address", &self.shared.address).field("debt", &self.shared.debt).finish_non_exhaustive()
     }
 }
 
-impl Owes {
+impl Debt {
     /// A request is about to be sent; returns when.
     fn asked(&self) -> Moment {
         let now = Clock::Suspend.now();
-        let _ = self.0.compare_exchange(0, nanos(now), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.since.compare_exchange(0, nanos(now), Ordering::Relaxed, Ordering::Relaxed);
         now
     }
 
-    /// What was sent last, and all before it, has been answered; those after it are looked at again when they time out.
-    fn answered(&self) {
-        if self.0.load(Ordering::Relaxed) != 0 {
-            self.0.store(0, Ordering::Relaxed);
+    /// What was `sent` then has been answered.
+    fn answered(&self, sent: Moment) {
+        if self.since.load(Ordering::Relaxed) != 0 {
+            self.since.store(0, Ordering::Relaxed);
+        }
+        let missed = self.missed.load(Ordering::Relaxed);
+        if missed != 0 && missed < nanos(sent) {
+            // Unless another one has been missed meanwhile.
+            let _ = self.missed.compare_exchange(missed, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// What was sent then has not been answered.
-    fn still(&self, sent: Moment) {
-        let earlier = |since| if since == 0 || since > nanos(sent) { Some(nanos(sent)) } else { None };
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+    /// What was `sent` then got no answer.
+    fn missed(&self, sent: Moment) {
+        self.missed.fetch_max(nanos(sent), Ordering::Relaxed);
     }
+}
 
-    fn since(&self) -> Option<Moment> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(Moment::from_origin(Duration::from_nanos(since))),
-        }
+fn instant(word: &AtomicU64) -> Option<Moment> {
+    match word.load(Ordering::Relaxed) {
+        0 => None,
+        nanos => Some(Moment::from_origin(Duration::from_nanos(nanos))),
     }
 }
 
 fn nanos(moment: Moment) -> u64 {
     // 584 years of uptime fit.
     u64::try_from(moment.since_origin().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_origin(Duration::from_millis(1_000_000 + millis))
+    }
+
+    #[test]
+    fn what_got_no_answer_is_owed_until_something_later_is_answered() {
+        let debt = Debt::default();
+        let owes = || instant(&debt.missed);
+        debt.missed(at(2));
+        debt.answered(at(1));
+        assert_eq!(owes(), Some(at(2)), "an earlier answer says nothing about it");
+        debt.missed(at(1));
+        debt.answered(at(2));
+        assert_eq!(owes(), Some(at(2)), "it was not this one's answer, which would be later");
+        debt.answered(at(3));
+        assert_eq!(owes(), None);
+    }
+
+    #[test]
+    fn silence_counts_from_the_first_request_that_nothing_was_heard_after() {
+        let debt = Debt::default();
+        let first = debt.asked();
+        debt.asked();
+        assert_eq!(instant(&debt.since), Some(first));
+        debt.answered(first);
+        assert_eq!(instant(&debt.since), None);
+    }
 }

@@ -55,7 +55,10 @@ impl Holding {
         }
         tokio::select! {
             biased;
-            held = &mut release => return held,
+            held = &mut release => {
+                hand_on(None);
+                return held;
+            }
             // Sent by now: what is sent from now on comes after it. If the connection has to be made first, whoever is next finds the
             // lock taken, and asks again.
             () = std::future::ready(()) => hand_on(Some(since)),

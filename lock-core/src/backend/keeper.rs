@@ -48,7 +48,8 @@ pub enum RenewOutcome {
 ///
 /// The task ends when the keeper and every [`Keep`] made by it are dropped. It is started on demand, and again if the
 /// runtime that it ran on is gone. With [`Tasks::anywhere`] there is one on each runtime that has had a lease kept, and each looks
-/// after all leases: they are renewed as long as one of these runtimes runs.
+/// after all leases: they are renewed as long as one of these runtimes runs, unless another one, which is alive but not polled, has
+/// just begun to.
 pub struct Keeper<R: Renewer> {
     shared: Arc<Shared<R>>,
     tasks: Tasks,
@@ -256,6 +257,10 @@ impl<R: Renewer> Attempt<R> {
                 tracing::debug!(%error, "renewal failed, will be retried until the deadline");
             }
             state.schedule.complete(id, now, &outcome, rand::random());
+        }
+        if state.driven.len() > 1 {
+            // The others do not know when these are due next, and this one's runtime may not be polled then.
+            self.shared.wake.notify_waiters();
         }
     }
 }
