@@ -5,11 +5,11 @@ use std::{
     future::Future,
     pin::Pin,
     process::ExitCode,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
-use lock_core::Capabilities;
+use lock_core::{Capabilities, backend::locked};
 use tokio::runtime::Runtime;
 
 use crate::{Case, Harness, Need, Verdict, cases, child, execute::execute, report::Report};
@@ -187,14 +187,14 @@ impl Shared {
     }
 
     fn started(&self) -> MutexGuard<'_, Option<Result<Started, NotStarted>>> {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = locked(&self.started);
         started.get_or_insert_with(|| start_now(&*self.start));
         started
     }
 
     /// Ends the store; the harness is dropped inside its runtime.
     fn end(&self) {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let started = locked(&self.started).take();
         if let Some(Ok(Started { harness, runtime })) = started {
             let entered = runtime.enter();
             drop(harness);

@@ -1,9 +1,10 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
+use lock_core::backend::locked;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -114,7 +115,7 @@ impl Home {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

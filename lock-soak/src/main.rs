@@ -1,5 +1,6 @@
 //! Soak test: clients in several processes add to fenced registers under locks, while a schedule that a seed determines kills,
-//! pauses, cuts off and restarts members of the store, and kills and pauses clients.
+//! pauses, cuts off and restarts members of the store, slows down their answers, removes entries of held locks, and kills and pauses
+//! clients.
 //!
 //! ```text
 //! lock-soak etcd --seed 1 --minutes 3

@@ -11,7 +11,7 @@ use crate::{
     faults::{Scene, disturb_store, disturb_workers, watch_entries},
     history::History,
     home::Home,
-    invariants::ALL,
+    invariants::{ALL, Terms},
     report,
     schedule::Schedule,
     store::{self, Store},
@@ -55,7 +55,14 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
     if let Some(path) = &options.history {
         report::write_history(path, &history)?;
     }
-    Ok(judge(target, options, length, &schedule, &history))
+    let ttl = options.ttl();
+    let terms = Terms { ttl, clients: options.clients, patience: store.patience(ttl), prompt: store.prompt() };
+    report::summary(&history, &schedule);
+    let fine = judge(&terms, &history);
+    if !fine {
+        report::failure(target, options, length, &schedule);
+    }
+    Ok(fine)
 }
 
 /// Reports until the round is over; ends before only because a worker ended by itself.
@@ -92,12 +99,10 @@ async fn look_for_leftovers(store: &dyn Store, ttl: Duration, home: &Home) -> Re
     }
 }
 
-fn judge(target: &str, options: &Options, length: Duration, schedule: &Schedule, history: &History) -> bool {
-    let terms = store::terms(target, options.ttl(), options.clients);
-    report::summary(history, schedule);
+fn judge(terms: &Terms, history: &History) -> bool {
     let mut fine = true;
     for (name, check) in ALL {
-        match check(history, &terms) {
+        match check(history, terms) {
             Ok(()) => println!("  ok       {name}"),
             Err(violation) => {
                 println!("  VIOLATED {name}: {}", violation.message);
@@ -107,9 +112,6 @@ fn judge(target: &str, options: &Options, length: Duration, schedule: &Schedule,
                 fine = false;
             }
         }
-    }
-    if !fine {
-        report::failure(target, options, length, schedule);
     }
     fine
 }

@@ -4,7 +4,6 @@ use async_trait::async_trait;
 
 use crate::{
     BoxError,
-    invariants::Terms,
     schedule::{Cut, Removal, Side},
 };
 
@@ -32,9 +31,17 @@ pub(crate) trait Store: Debug + Send + Sync {
     async fn chore(&self) -> Result<(), BoxError>;
     /// What the store has for each lock, in the order of their numbers, on a way that no fault touches; nothing where only the clients
     /// themselves know.
-    async fn entries(&self, registers: u32) -> Result<Vec<Entry>, BoxError>;
+    async fn entries(&self, _registers: u32) -> Result<Vec<Entry>, BoxError> {
+        Ok(Vec::new())
+    }
     /// Takes the entry of an acquisition away, as an operator might; `false` if it was not there any more.
-    async fn remove(&self, register: u32, token: u64, removal: Removal) -> Result<bool, BoxError>;
+    async fn remove(&self, _register: u32, _token: u64, _removal: Removal) -> Result<bool, BoxError> {
+        Err("the entries of this store are not taken away".into())
+    }
+    /// How long after its cause a call may still fail.
+    fn patience(&self, ttl: Duration) -> Duration;
+    /// Whether a waiter has a free lock at once when all is well.
+    fn prompt(&self) -> bool;
     /// Within which time all is gone that clients leave behind which came to a good end, and within which, since they were killed,
     /// that of the others.
     fn settles(&self, ttl: Duration) -> (Duration, Duration);
@@ -49,15 +56,6 @@ pub(crate) enum Entry {
     Foreign,
     /// That of the acquisition with this token, which ends after this time.
     Of { token: u64, left: Duration },
-}
-
-/// What the invariants hold a target to.
-pub(crate) fn terms(target: &str, ttl: Duration, clients: u32) -> Terms {
-    match target {
-        // A session, and whatever is under way on it, may end a TTL after the cause.
-        "etcd" => Terms { ttl, clients, patience: ttl, prompt: false },
-        _ => Terms { ttl, clients, patience: redis::PATIENCE, prompt: true },
-    }
 }
 
 /// How many members the store of a target has.

@@ -1,11 +1,11 @@
 //! A backend that declares FIFO grants in arrival order, and one who gave up does not delay the rest.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use lock_core::{AcquireOptions, DistributedLockExt};
+use lock_core::{AcquireOptions, DistributedLockExt, backend::locked};
 use tokio::task::JoinSet;
 
 use super::exclusion::{all_well, connect_many};
@@ -44,7 +44,7 @@ async fn granted_in_order(ctx: &Ctx, clients: &[Client]) -> Outcome {
         let (client, name, order) = (clients[i % clients.len()].clone(), name.clone(), Arc::clone(&order));
         waiters.spawn(async move {
             let guard = client.acquire(&name).await?;
-            order.lock().unwrap_or_else(PoisonError::into_inner).push(i);
+            locked(&order).push(i);
             Ok(guard.release().await?)
         });
         // The next one comes when the store knows of this one.
@@ -52,7 +52,7 @@ async fn granted_in_order(ctx: &Ctx, clients: &[Client]) -> Outcome {
     }
     holder.release().await?;
     all_well(waiters, PROMPT * 2).await?;
-    let order = order.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let order = locked(&order).clone();
     ensure!(order.is_sorted(), "the waiters 0 to 7 were granted in the order {order:?}");
     Ok(())
 }

@@ -13,10 +13,10 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
         if grant.and_then(|grant| grant.removed).is_some_and(|at| at <= event.at) {
             continue;
         }
-        // One that was stopped says so late.
+        // One that was stopped says so late; what was in its way after the deadline did not cost it the lease.
         let end = grant.map_or(event.at, |grant| grant.deadline.min(event.at));
         let since = end.minus(terms.ttl);
-        let impeded = history.impeded(event.process, Span { from: since, to: event.at });
+        let impeded = history.impeded(event.process, Span { from: since, to: end });
         if impeded < terms.ttl / 2 {
             let message = format!("{ask} of a live holder was lost: {why}; it was impeded for {impeded:?}");
             return Err(Violation::new(message, since, event.at));
@@ -66,6 +66,13 @@ mod tests {
         lost(held().outage(100, 5_000), 9_900).breaks(check, "impeded for 4.9s");
         let renewed = held().outage(100, 6_000).then(9_000, 1, Kind::Held { ask: Ask(1), valid_until: at(19_000) });
         lost(renewed, 19_000).breaks(check, "impeded for 0ns");
+    }
+
+    #[test]
+    fn one_after_the_deadline_is_none() {
+        lost(held().pause(1, 10_100, 17_000), 17_001).breaks(check, "impeded for 0ns");
+        lost(held().pause(1, 6_000, 17_000), 17_001).breaks(check, "impeded for 4s");
+        lost(held().pause(1, 5_000, 17_000), 17_001).keeps(check);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use crate::{
 
 /// A history made by hand, in milliseconds.
 #[derive(Debug, Default)]
-pub(super) struct Story(Vec<Event>);
+pub(super) struct Story {
+    events: Vec<Event>,
+    prompt: bool,
+}
 
 pub(super) fn at(millis: u64) -> Instant {
     Instant(millis * 1000)
@@ -16,7 +19,7 @@ pub(super) fn at(millis: u64) -> Instant {
 
 impl Story {
     pub(super) fn then(mut self, millis: u64, process: u32, kind: Kind) -> Self {
-        self.0.push(Event { at: at(millis), process, kind });
+        self.events.push(Event { at: at(millis), process, kind });
         self
     }
 
@@ -34,25 +37,19 @@ impl Story {
         self.then(millis, process, Kind::Ending { ask: Ask(ask) }).then(millis + 1, process, Kind::Ended { ask: Ask(ask), error: None })
     }
 
-    pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
-        self.verdict_at(check, false)
+    /// Of a store that tells its waiters.
+    pub(super) fn prompt(mut self) -> Self {
+        self.prompt = true;
+        self
     }
 
-    fn verdict_at(self, check: Check, prompt: bool) -> Result<(), Violation> {
-        check(&History::new(self.0), &Terms { ttl: Duration::from_secs(10), clients: 8, patience: Duration::from_secs(2), prompt })
+    pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
+        let terms = Terms { ttl: Duration::from_secs(10), clients: 8, patience: Duration::from_secs(2), prompt: self.prompt };
+        check(&History::new(self.events), &terms)
     }
 
     pub(super) fn keeps(self, check: Check) {
         assert_eq!(self.verdict(check), Ok(()));
-    }
-
-    pub(super) fn keeps_promptly(self, check: Check) {
-        assert_eq!(self.verdict_at(check, true), Ok(()));
-    }
-
-    pub(super) fn breaks_promptly(self, check: Check, part: &str) {
-        let violation = self.verdict_at(check, true).expect_err("not caught");
-        assert!(violation.message.contains(part), "{violation:?}");
     }
 
     pub(super) fn outage(self, from: u64, to: u64) -> Self {

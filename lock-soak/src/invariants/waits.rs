@@ -113,11 +113,11 @@ mod tests {
 
     #[test]
     fn who_is_told_does_not_wait_for_the_end_of_a_lease() {
-        waits_until(Story::default(), 5_000).keeps_promptly(check);
-        waits_until(Story::default(), 5_100).breaks_promptly(check, "was free for 5.095s");
-        waits_until(Story::default().outage(4_000, 5_000), 5_100).keeps_promptly(check);
-        waits_until(Story::default().pause(3, 0, 1), 16_000).keeps_promptly(check);
-        waits_until(Story::default().pause(3, 0, 1), 16_100).breaks_promptly(check, "was free for 5.099s");
+        waits_until(Story::default(), 5_000).prompt().keeps(check);
+        waits_until(Story::default(), 5_100).prompt().breaks(check, "was free for 5.095s");
+        waits_until(Story::default().outage(4_000, 5_000), 5_100).prompt().keeps(check);
+        waits_until(Story::default().pause(3, 0, 1), 16_000).prompt().keeps(check);
+        waits_until(Story::default().pause(3, 0, 1), 16_100).prompt().breaks(check, "was free for 5.099s");
     }
 
     #[test]

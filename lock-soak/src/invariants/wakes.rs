@@ -63,15 +63,15 @@ mod tests {
 
     #[test]
     fn who_is_passed_over_again_and_again_was_not_told() {
-        passed_over(Story::default(), 120).keeps_promptly(check);
-        passed_over(Story::default(), 121).breaks_promptly(check, "#0.9999 waited for lock 0 while others got it 121 times");
+        passed_over(Story::default(), 120).prompt().keeps(check);
+        passed_over(Story::default(), 121).prompt().breaks(check, "#0.9999 waited for lock 0 while others got it 121 times");
         passed_over(Story::default(), 121).keeps(check);
     }
 
     #[test]
     fn only_what_happens_while_all_is_well_counts() {
-        passed_over(Story::default().outage(0, 1), 160).keeps_promptly(check);
-        passed_over(Story::default().outage(200, 201), 160).keeps_promptly(check);
-        passed_over(Story::default().outage(400, 401), 200).breaks_promptly(check, "others got it");
+        passed_over(Story::default().outage(0, 1), 160).prompt().keeps(check);
+        passed_over(Story::default().outage(200, 201), 160).prompt().keeps(check);
+        passed_over(Story::default().outage(400, 401), 200).prompt().breaks(check, "others got it");
     }
 }

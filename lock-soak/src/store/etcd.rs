@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use conformance_tests::servers::{self, EtcdCluster, EtcdOptions, Trouble};
 use etcd_client::{Client, CompactionOptions, GetOptions};
 
-use super::{Entry, Store};
+use super::Store;
 use crate::{
     BoxError,
-    schedule::{Cut, Removal, Side},
+    schedule::{Cut, Side},
 };
 
 pub(super) const SIZE: usize = 3;
@@ -106,12 +106,13 @@ impl Store for Etcd {
         Ok(())
     }
 
-    async fn entries(&self, _: u32) -> Result<Vec<Entry>, BoxError> {
-        Ok(Vec::new())
+    /// A session, and whatever is under way on it, may end a TTL after the cause.
+    fn patience(&self, ttl: Duration) -> Duration {
+        ttl
     }
 
-    async fn remove(&self, _: u32, _: u64, _: Removal) -> Result<bool, BoxError> {
-        Err("etcd's entries are not taken away".into())
+    fn prompt(&self) -> bool {
+        false
     }
 
     /// The leases of what was given up in an outage run out, and a member may be slow to elect.

@@ -21,14 +21,14 @@ pub(super) struct Redis {
 }
 
 /// Separates a lock's key from what makes the key of its counter.
-const SEPARATOR: char = '\u{1f}';
+const SEPARATOR: u8 = 0x1f;
 /// How long a counter outlives the last use of its lock.
 const COUNTER_TTL: Duration = Duration::from_secs(24 * 3600);
 /// For a server that reads its data again after it was killed.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
 /// How long after its cause a call may still fail: one request that times out, sent at the last moment, and a connection that has to
 /// be made.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// So long that only what the server reports, or the end of a lease, wakes a waiter.
 const POLL: Duration = Duration::from_secs(60);
 /// What clients that came to a good end have given back is gone then.
@@ -37,19 +37,22 @@ const GONE: Duration = Duration::from_millis(500);
 const FOREIGN: &str = "somebody else";
 const FOREIGN_TTL: Duration = Duration::from_millis(500);
 
-/// -> token and PTTL; 0 if the entry is nobody's whose token is known.
-const LOOK: &str = r"
+/// What all scripts begin with: who has the entry, and who got a token last.
+const OWNER: &str = r"
 local owner = redis.call('GET', KEYS[1])
 local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
-if not owner or owner ~= last[1] then return {'0', 0} end
+local known = owner and owner == last[1]
+";
+
+/// -> token and PTTL; 0 if the entry is nobody's whose token is known.
+const LOOK: &str = r"
+if not known then return {'0', 0} end
 return {last[2], redis.call('PTTL', KEYS[1])}
 ";
 
 /// `token, value, ttl in ms` -> 1, or 0 if the entry is not the token's.
 const REMOVE: &str = r"
-local owner = redis.call('GET', KEYS[1])
-local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
-if not owner or owner ~= last[1] or last[2] ~= ARGV[1] then return 0 end
+if not known or last[2] ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1
 ";
@@ -57,9 +60,9 @@ return 1
 /// A script with the two keys of a register's lock.
 fn script(code: &str, register: u32) -> Cmd {
     let lock = crate::client::lock_of(register);
-    let companion = format!("{lock}{SEPARATOR}{{{lock}}}");
+    let companion = format!("{lock}{}{{{lock}}}", char::from(SEPARATOR));
     let mut command = redis::cmd("EVAL");
-    command.arg(code).arg(2).arg(lock).arg(companion);
+    command.arg([OWNER, code].concat()).arg(2).arg(lock).arg(companion);
     command
 }
 
@@ -172,6 +175,14 @@ impl Store for Redis {
         Ok(command.query_async(&mut self.operator().await?).await?)
     }
 
+    fn patience(&self, _: Duration) -> Duration {
+        PATIENCE
+    }
+
+    fn prompt(&self) -> bool {
+        true
+    }
+
     fn settles(&self, ttl: Duration) -> (Duration, Duration) {
         (GONE, ttl + GONE)
     }
@@ -184,7 +195,7 @@ impl Store for Redis {
         for key in keys {
             let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut operator).await?;
             let expires = u64::try_from(left).is_ok_and(|left| Duration::from_millis(left) <= COUNTER_TTL);
-            if !(key.contains(&(SEPARATOR as u8)) && expires) {
+            if !(key.contains(&SEPARATOR) && expires) {
                 found.push(format!("the key {}, whose PTTL is {left}", key.escape_ascii()));
             }
         }
