@@ -6,10 +6,14 @@ use std::time::Duration;
 use conformance_tests::servers::{self, Certificates, RedisCluster, RedisOptions};
 use futures_util::future::join_all;
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
-use lock_redis::{RedisLock, RedisLockBuilder};
+use lock_redis::RedisLock;
 
 mod common;
-use common::{NEVER, Operator, assert_untrusted, name, promptly, renewed_within, restricted, trusting, ttl, until, until_within, waiter};
+use common::{
+    assert_untrusted,
+    cluster::{Move, builder, master_of, operator, slot_of},
+    name, own, promptly, renewed_within, restricted, trusting, ttl, until, until_within, waiter,
+};
 
 /// For a failover, which takes some timeouts of the cluster, on a loaded machine.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -21,67 +25,8 @@ fn options() -> RedisOptions {
     RedisOptions::new().with_argument("--cluster-node-timeout").with_argument("1000")
 }
 
-fn builder(cluster: &RedisCluster) -> RedisLockBuilder {
-    let seeds = (0..cluster.size()).map(|at| cluster.endpoint(at));
-    let seeds: Vec<(String, u16)> =
-        seeds.map(|seed| seed.rsplit_once(':').map(|(host, port)| (host.to_owned(), port.parse().unwrap())).unwrap()).collect();
-    RedisLock::builder().with_cluster(seeds).with_ttl(NEVER).with_poll_interval(NEVER)
-}
-
 async fn client(cluster: &RedisCluster) -> RedisLock {
     builder(cluster).connect().await.unwrap()
-}
-
-fn operator(cluster: &RedisCluster, server: usize) -> Operator {
-    Operator::at(&cluster.direct_endpoint(server))
-}
-
-async fn slot_of(cluster: &RedisCluster, key: &str) -> usize {
-    operator(cluster, 0).run(&["CLUSTER", "KEYSLOT", key]).await
-}
-
-/// The server that had the key's slot at first, of three masters.
-async fn master_of(cluster: &RedisCluster, key: &str) -> usize {
-    let slot = slot_of(cluster, key).await;
-    (0..3).find(|at| slot < 16384 * (at + 1) / 3).unwrap()
-}
-
-/// Moves a slot by hand, in steps.
-struct Move<'a> {
-    cluster: &'a RedisCluster,
-    slot: String,
-    from: usize,
-    to: usize,
-}
-
-impl<'a> Move<'a> {
-    async fn begin(cluster: &'a RedisCluster, key: &str) -> Self {
-        let from = master_of(cluster, key).await;
-        let this = Self { cluster, slot: slot_of(cluster, key).await.to_string(), from, to: (from + 1) % 3 };
-        let (source, target) = (cluster.id(this.from).unwrap(), cluster.id(this.to).unwrap());
-        let () = operator(cluster, this.to).run(&["CLUSTER", "SETSLOT", &this.slot, "IMPORTING", &source]).await;
-        let () = operator(cluster, this.from).run(&["CLUSTER", "SETSLOT", &this.slot, "MIGRATING", &target]).await;
-        this
-    }
-
-    async fn migrate_keys(&self) {
-        let source = operator(self.cluster, self.from);
-        let keys: Vec<String> = source.run(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"]).await;
-        assert!(!keys.is_empty(), "nothing to migrate");
-        // Servers that speak TLS to each other do so here.
-        let target = self.cluster.endpoint(self.to);
-        let (host, port) = target.rsplit_once(':').unwrap();
-        let mut command = vec!["MIGRATE", host, port, "", "0", "5000", "KEYS"];
-        command.extend(keys.iter().map(String::as_str));
-        let () = source.run(&command).await;
-    }
-
-    async fn end(&self) {
-        let target = self.cluster.id(self.to).unwrap();
-        for server in [self.to, self.from, 3 - self.from - self.to] {
-            let () = operator(self.cluster, server).run(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &target]).await;
-        }
-    }
 }
 
 #[tokio::test]
@@ -279,7 +224,7 @@ async fn waits_and_follows_a_slot(cluster: &RedisCluster, locks: &RedisLock) {
 
 #[tokio::test]
 async fn a_single_server_and_a_cluster_are_told_apart() {
-    let (cluster, single) = (or_skip!(servers::redis_cluster(options(), 1, 0)), or_skip!(servers::redis(RedisOptions::new().own())));
+    let (cluster, single) = (or_skip!(servers::redis_cluster(options(), 1, 0)), or_skip!(own()));
     let error = RedisLock::connect(&format!("redis+cluster://{}", single.endpoint())).await.unwrap_err();
     assert!(error.kind() == ErrorKind::InvalidUrl && error.to_string().contains("redis://"), "{error:?}");
     // A server that has all slots serves like a single one; of several each sends most keys elsewhere.

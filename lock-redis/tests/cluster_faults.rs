@@ -4,34 +4,26 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisCluster, RedisOptions, Trouble};
-use lock_core::{DistributedLock, DistributedLockExt, LockGuard, LossReason};
-use lock_redis::{RedisLock, RedisLockBuilder};
+use lock_core::{DistributedLock, LockGuard, LossReason};
+use lock_redis::RedisLock;
 
 mod common;
-use common::{NEVER, Operator, name, promptly, renewed_within, ttl, until};
+use common::{
+    NEVER,
+    cluster::{Move, builder, master_of, operator},
+    name, promptly, renewed_within, ttl, until, waiter,
+};
 
 /// A cluster whose servers serve what they have, whatever becomes of the others.
 fn options() -> RedisOptions {
     RedisOptions::new().with_argument("--cluster-require-full-coverage").with_argument("no")
 }
 
-fn builder(cluster: &RedisCluster) -> RedisLockBuilder {
-    let seeds = (0..cluster.size()).map(|at| cluster.endpoint(at));
-    let seeds: Vec<(String, u16)> =
-        seeds.map(|seed| seed.rsplit_once(':').map(|(host, port)| (host.to_owned(), port.parse().unwrap())).unwrap()).collect();
-    RedisLock::builder().with_cluster(seeds).with_ttl(NEVER).with_poll_interval(NEVER)
-}
-
-fn operator(cluster: &RedisCluster, server: usize) -> Operator {
-    Operator::at(&cluster.direct_endpoint(server))
-}
-
 /// Keys that a server of three masters has, and that the restricted user may use.
 async fn names_on(cluster: &RedisCluster, server: usize, count: usize) -> Vec<String> {
-    let (operator, mut names) = (operator(cluster, 0), Vec::new());
+    let mut names = Vec::new();
     for name in (0..).map(|number| format!("app:k{number}")) {
-        let slot: usize = operator.run(&["CLUSTER", "KEYSLOT", &name]).await;
-        if (16384 * server / 3..16384 * (server + 1) / 3).contains(&slot) {
+        if master_of(cluster, &name).await == server {
             names.push(name);
         }
         if names.len() == count {
@@ -121,24 +113,13 @@ async fn a_waiter_that_polls_follows_a_slot_that_is_on_its_way() {
     let locks = app.connect().await.unwrap();
     let keys = names_on(&cluster, 0, 1).await;
     let guard = acquire_all(&holder, &keys, NEVER).await.remove(0);
-    let waiting = tokio::spawn({
-        let (locks, waited_for) = (locks.clone(), keys[0].replace("app:", ""));
-        async move { locks.acquire(waited_for).await }
-    });
+    let waiting = waiter(&locks, keys[0].replace("app:", ""));
     until("it waits", || async { locks.residue()() > 0 }).await;
-    let (source, target) = (operator(&cluster, 0), operator(&cluster, 1));
-    let slot = source.run::<usize>(&["CLUSTER", "KEYSLOT", &keys[0]]).await.to_string();
-    let () = target.run(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(0).unwrap()]).await;
-    let () = source.run(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(1).unwrap()]).await;
-    let both: Vec<String> = source.run(&["CLUSTER", "GETKEYSINSLOT", &slot, "2"]).await;
-    let to = cluster.endpoint(1);
-    let (host, port) = to.rsplit_once(':').unwrap();
-    let () = source.run(&["MIGRATE", host, port, "", "0", "5000", "KEYS", &both[0], &both[1]]).await;
+    let step = Move::begin(&cluster, &keys[0]).await;
+    step.migrate_keys().await;
     // Nobody else is sent on with ASK.
-    until("it asks there", || async { target.run::<String>(&["INFO", "commandstats"]).await.contains("cmdstat_asking") }).await;
-    for server in [&target, &source] {
-        let () = server.run(&["CLUSTER", "SETSLOT", &slot, "NODE", &cluster.id(1).unwrap()]).await;
-    }
+    until("it asks there", || async { operator(&cluster, step.to).calls("asking").await > 0 }).await;
+    step.end().await;
     guard.release().await.unwrap();
     promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
 }

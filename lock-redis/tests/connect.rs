@@ -8,7 +8,7 @@ use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LockError, Regis
 use lock_redis::{RedisConnector, RedisLock};
 
 mod common;
-use common::{address, builder, name};
+use common::{address, builder, name, own, waiter};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ async fn credentials_are_checked_and_not_shown() {
 
 #[tokio::test]
 async fn an_access_rule_that_stops_a_script_half_way_is_named_and_what_was_done_undone() {
-    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let server = or_skip!(own());
     let operator = common::Operator::of(&server);
     let () = operator.run(&["ACL", "SETUSER", "app", "on", ">s3cret", "~*", "+@all", "-hincrby"]).await;
     let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret"));
@@ -82,7 +82,7 @@ async fn an_access_rule_that_stops_a_script_half_way_is_named_and_what_was_done_
 
 #[tokio::test]
 async fn a_database_of_its_own_and_one_that_is_not_there() {
-    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let server = or_skip!(own());
     let (zero, seven) = (common::client(&server).await, builder(address(&server)).with_database(7).connect().await.unwrap());
     let (_guard, other) = (zero.acquire("a").await.unwrap(), seven.try_acquire("a").await.unwrap());
     assert!(other.is_some(), "databases are apart");
@@ -92,7 +92,7 @@ async fn a_database_of_its_own_and_one_that_is_not_there() {
 
 #[tokio::test]
 async fn a_client_of_ones_own_and_the_registry() {
-    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let server = or_skip!(own());
     let ours = RedisLock::from_client(redis::Client::open(server.url()).unwrap()).await.unwrap();
     let registered = Registry::new().with(RedisConnector).connect(server.url()).await.unwrap();
     let guard = ours.acquire("a").await.unwrap();
@@ -108,8 +108,8 @@ async fn tls_with_a_client_certificate_and_what_is_missing_without() {
     let trusting = format!("{}?connect_timeout=5s&ca={}", server.url(), ca.display());
     let url = format!("{trusting}&cert={}&key={}", cert.display(), key.display());
     let locks = RedisLock::connect(&url).await.unwrap();
-    let (guard, waiting) = (locks.acquire("a").await.unwrap(), locks.clone());
-    let waiting = tokio::spawn(async move { waiting.acquire("a").await });
+    let guard = locks.acquire("a").await.unwrap();
+    let waiting = waiter(&locks, "a");
     guard.release().await.unwrap();
     common::promptly("the waiter, over TLS too", waiting).await.unwrap().unwrap().release().await.unwrap();
     for url in [trusting, server.url().to_owned()] {

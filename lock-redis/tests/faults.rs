@@ -3,16 +3,12 @@
 
 use std::time::Duration;
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip, Trouble};
+use conformance_tests::servers::Trouble;
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, FencingToken, GuardState, LossReason};
 use rand::RngExt;
 
 mod common;
-use common::{Operator, address, behind, builder, client, name, promptly, renewed, ttl, until, waiter, warm_up};
-
-fn own() -> Result<Server, Skip> {
-    servers::redis(RedisOptions::new().own())
-}
+use common::{Operator, address, behind, builder, client, forgetful, name, own, promptly, renewed, ttl, until, waiter, warm_up};
 
 async fn free(operator: &Operator, key: &str) {
     until("the lock is free", || async { operator.get(key).await.is_none() }).await;
@@ -191,7 +187,7 @@ async fn removal_by_an_operator_is_told_promptly() {
 
 #[tokio::test]
 async fn a_server_that_lost_its_data_loses_the_locks() {
-    let server = or_skip!(servers::redis(RedisOptions::new().without_persistence().own()));
+    let server = or_skip!(forgetful());
     let locks = client(&server).await;
     let (guard, renewing) = (locks.acquire("a").await.unwrap(), locks.acquire_with(&name("b"), ttl(Duration::from_secs(3))).await.unwrap());
     server.restart().await.unwrap();

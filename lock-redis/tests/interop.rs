@@ -3,7 +3,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use conformance_tests::servers::{self, RedisOptions, Server, tools};
+use conformance_tests::servers::{Server, tools};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
 use redis::AsyncCommands;
 use rslock::LockManager;
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 mod common;
-use common::{NEVER, Operator, client, name, promptly, ttl, until};
+use common::{NEVER, Operator, client, name, own, promptly, ttl, until, waiter};
 
 /// One `redis.lock.Lock`, driven line by line.
 const SCRIPT: &str = r#"
@@ -66,10 +66,6 @@ impl Python {
     }
 }
 
-fn own() -> Result<Server, servers::Skip> {
-    servers::redis(RedisOptions::new().own())
-}
-
 #[tokio::test]
 async fn python_excludes_us_and_its_release_wakes_our_waiter() {
     let (server, python) = (or_skip!(own()), or_skip!(tools::python_with_redis()));
@@ -77,10 +73,7 @@ async fn python_excludes_us_and_its_release_wakes_our_waiter() {
     let mut theirs = Python::lock(&python, &server, "a", NEVER);
     assert_eq!(theirs.ask("acquire").await, "True");
     assert!(locks.try_acquire("a").await.unwrap().is_none());
-    let waiter = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiter = waiter(&locks, "a");
     until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
     assert_eq!(theirs.ask("release").await, "None");
     // Neither a TTL nor a poll can have helped: both take ten minutes.
@@ -113,10 +106,7 @@ async fn a_lock_of_python_without_a_time_limit_is_waited_for() {
     assert_eq!(theirs.ask("acquire").await, "True");
     assert_eq!(operator.run::<i64>(&["PTTL", "a"]).await, -1);
     assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().expires_in, None);
-    let waiter = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiter = waiter(&locks, "a");
     until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
     assert_eq!(theirs.ask("release").await, "None");
     promptly("our waiter", waiter).await.unwrap().unwrap().release().await.unwrap();
@@ -156,10 +146,7 @@ async fn rslock_excludes_us_and_its_release_wakes_our_waiter() {
     assert!(locks.try_acquire("a").await.unwrap().is_none());
     let owner: String = held.val.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().owner.as_str(), owner, "20 bytes that are not text");
-    let waiter = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiter = waiter(&locks, "a");
     until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
     theirs.unlock(&held).await;
     let guard = promptly("our waiter", waiter).await.unwrap().unwrap();
@@ -246,10 +233,7 @@ async fn values_of_every_kind_are_respected() {
         assert!(locks.try_acquire(key).await.unwrap().is_none(), "{key}");
         let info = locks.inspect(&name(key)).await.unwrap().unwrap();
         assert_eq!((info.owner.as_str(), info.expires_in, info.token), (owner, None, None));
-        let waiter = tokio::spawn({
-            let locks = locks.clone();
-            async move { locks.acquire(key).await }
-        });
+        let waiter = waiter(&locks, key);
         until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
         assert!(locks.force_release(&name(key)).await.unwrap());
         promptly("our waiter", waiter).await.unwrap().unwrap().release().await.unwrap();
@@ -273,7 +257,7 @@ async fn the_key_is_the_name_and_the_value_the_owner_id() {
 
 #[tokio::test]
 async fn a_release_makes_no_companion_that_would_stay_for_ever() {
-    let server = or_skip!(servers::redis(RedisOptions::new().own()));
+    let server = or_skip!(own());
     let (locks, operator) = (client(&server).await, Operator::of(&server));
     let guard = locks.acquire_with(&name("a"), ttl(NEVER).with_metadata("note")).await.unwrap();
     let keys: Vec<String> = operator.run(&["KEYS", "*"]).await;

@@ -3,16 +3,12 @@
 
 use std::time::Duration;
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use conformance_tests::servers::{self, RedisOptions};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, backend::SHUTDOWN_LIMIT};
-use lock_redis::{RedisLock, RedisQuorumLock};
+use lock_redis::RedisLock;
 
 mod common;
-use common::{NEVER, Operator, address, builder, promptly, until, until_within, waiter};
-
-fn own() -> Result<Server, Skip> {
-    servers::redis(RedisOptions::new().own())
-}
+use common::{NEVER, Operator, address, builder, cluster, own, promptly, quorum, seed, until, until_within, waiter};
 
 /// How many clients a server has, its replicas and its master apart.
 async fn clients(server: &Operator) -> usize {
@@ -22,11 +18,9 @@ async fn clients(server: &Operator) -> usize {
 
 #[tokio::test]
 async fn what_nobody_polls_any_more_does_not_hold_up_the_shutdown_of_a_quorum() {
-    let servers: Vec<_> = or_skip!((0..3).map(|_| own()).collect::<Result<_, _>>());
-    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
-    let addresses = servers.iter().map(address).map(|address| (address.ip().to_string(), address.port()));
-    let locks = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
-    let locks = locks.with_request_timeout(Duration::from_millis(300)).with_connect_timeout(Duration::from_secs(1));
+    let servers = or_skip!(quorum::three());
+    let operators = quorum::operators(&servers);
+    let locks = quorum::of(&servers).with_request_timeout(Duration::from_millis(300)).with_connect_timeout(Duration::from_secs(1));
     let locks = locks.connect().await.unwrap();
     // All are connected to, and know the scripts.
     locks.acquire("warm-up").await.unwrap().release().await.unwrap();
@@ -76,7 +70,7 @@ async fn a_shutdown_closes_the_connections_that_waited_for_replicas() {
 #[tokio::test]
 async fn nothing_is_left_on_a_master_that_was_replaced_nor_anywhere_after_a_shutdown() {
     let cluster = or_skip!(servers::redis_cluster(RedisOptions::new(), 1, 1));
-    let (old, new) = (Operator::at(&cluster.direct_endpoint(0)), Operator::at(&cluster.direct_endpoint(1)));
+    let (old, new) = (cluster::operator(&cluster, 0), cluster::operator(&cluster, 1));
     let locks = RedisLock::builder().with_cluster([seed(&cluster.endpoint(0))]).with_ttl(NEVER).with_poll_interval(NEVER);
     let locks = locks.connect().await.unwrap();
     let guard = locks.acquire("a").await.unwrap();
@@ -110,8 +104,3 @@ async fn nobody_listens_to_the_sentinels_after_a_shutdown() {
 
 /// For a failover on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn seed(endpoint: &str) -> (String, u16) {
-    let (host, port) = endpoint.rsplit_once(':').unwrap();
-    (host.to_owned(), port.parse().unwrap())
-}

@@ -1,39 +1,24 @@
 //! What becomes of locks on a quorum when some of its servers fail, with real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use conformance_tests::servers::{self, Certificates, RedisOptions, Server, Skip};
+use conformance_tests::servers::{Certificates, RedisOptions, Server};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
 use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
 use tokio::task::JoinSet;
 
 mod common;
-use common::{NEVER, Operator, address, assert_untrusted, name, promptly, renewed, restricted, trusting, ttl, until};
+use common::{
+    NEVER, Operator, assert_untrusted,
+    contention::Contention,
+    name, promptly,
+    quorum::{self, operators, start, three, three_that_forget},
+    renewed, restricted, trusting, ttl, until, waiter,
+};
 
-fn start(size: usize, options: &RedisOptions) -> Result<Vec<Server>, Skip> {
-    (0..size).map(|_| servers::redis(options.clone().own())).collect()
-}
-
-fn three() -> Result<Vec<Server>, Skip> {
-    start(3, &RedisOptions::new())
-}
-
-fn three_that_forget() -> Result<Vec<Server>, Skip> {
-    start(3, &RedisOptions::new().without_persistence())
-}
-
-/// Polls and TTLs take ten minutes: nothing is granted because of them.
 fn builder(servers: &[Server]) -> RedisQuorumLockBuilder {
-    let addresses = servers.iter().map(address).map(|address| (address.ip().to_string(), address.port()));
-    let builder = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
-    builder.with_request_timeout(Duration::from_secs(2))
+    quorum::of(servers).with_request_timeout(Duration::from_secs(2))
 }
 
 async fn client(servers: &[Server]) -> RedisQuorumLock {
@@ -42,10 +27,6 @@ async fn client(servers: &[Server]) -> RedisQuorumLock {
     locks.acquire("warm-up").await.unwrap().release().await.unwrap();
     until("all have taken part", || async { holders(servers, "warm-up").await == 0 && locks.residue()() == 0 }).await;
     locks
-}
-
-fn operators(servers: &[Server]) -> Vec<Operator> {
-    servers.iter().map(Operator::of).collect()
 }
 
 /// How many of the servers keep the lock.
@@ -78,7 +59,7 @@ async fn a_dead_minority_is_not_noticed() {
     let info = other.inspect(&name("a")).await.unwrap().unwrap();
     assert_eq!((info.token, info.metadata.as_deref(), &info.owner), (guard.token(), Some("note"), guard.owner()));
     renewed(&guard).await;
-    let waiting = tokio::spawn(async move { other.acquire("a").await });
+    let waiting = waiter(&other, "a");
     until("it waits", || async { Operator::of(&servers[0]).tracked_keys().await > 0 }).await;
     guard.release().await.unwrap();
     let next = promptly("the waiter", waiting).await.unwrap().unwrap();
@@ -140,10 +121,7 @@ async fn a_frozen_majority_is_an_error_and_loses_guards_at_their_deadline() {
     servers[0].thaw().unwrap();
     let impatient = impatient.with_request_timeout(Duration::from_millis(300)).connect().await.unwrap();
     let held = impatient.acquire("e").await.unwrap();
-    let waiting = tokio::spawn({
-        let impatient = impatient.clone();
-        async move { impatient.acquire("e").await }
-    });
+    let waiting = waiter(&impatient, "e");
     until("it watches", || async { Operator::of(&servers[0]).tracked_keys().await > 0 }).await;
     servers[0].freeze().unwrap();
     let error = promptly("an error", impatient.acquire("f")).await.unwrap_err();
@@ -218,10 +196,7 @@ async fn a_waiter_is_woken_when_a_majority_is_free() {
     for operator in &operators {
         let () = operator.run(&["SET", "a", "somebody"]).await;
     }
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiting = waiter(&locks, "a");
     for operator in &operators {
         until("it watches", || async { operator.tracked_keys().await > 0 }).await;
     }
@@ -272,10 +247,7 @@ async fn two_of_five_may_fail_and_three_may_not() {
     servers[3].freeze().unwrap();
     renewed(&guard).await;
     assert!(promptly("the refusal", other.try_acquire("a")).await.unwrap().is_none());
-    let waiting = tokio::spawn({
-        let other = other.clone();
-        async move { other.acquire("a").await }
-    });
+    let waiting = waiter(&other, "a");
     until("it watches", || async { Operator::of(&servers[1]).tracked_keys().await > 0 }).await;
     let token = guard.token();
     guard.release().await.unwrap();
@@ -316,10 +288,7 @@ async fn a_user_with_the_documented_rules_holds_a_quorum_over_tls() {
     for down in [None, Some([1, 4])] {
         down.into_iter().flatten().for_each(|at: usize| servers[at].kill().unwrap());
         let guard = locks.acquire_with(&name("a"), ttl(Duration::from_secs(5)).with_metadata("note")).await.unwrap();
-        let waiting = tokio::spawn({
-            let other = other.clone();
-            async move { other.acquire("a").await }
-        });
+        let waiting = waiter(&other, "a");
         renewed(&guard).await;
         assert!(locks.try_acquire("a").await.unwrap().is_none() && !waiting.is_finished());
         let info = other.inspect(&name("a")).await.unwrap().unwrap();
@@ -332,60 +301,34 @@ async fn a_user_with_the_documented_rules_holds_a_quorum_over_tls() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn contenders_exclude_each_other_while_servers_come_and_go() {
-    exclude_each_other(or_skip!(three()), 1).await;
-}
-
+/// One of the two is frozen, and the other is dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contenders_exclude_each_other_while_two_of_five_come_and_go() {
-    exclude_each_other(or_skip!(start(5, &RedisOptions::new())), 2).await;
-}
-
-/// While `down` of the servers are frozen or dead at any time.
-async fn exclude_each_other(servers: Vec<Server>, down: usize) {
-    let (inside, counter, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut tasks = JoinSet::new();
+    let servers = or_skip!(start(5, &RedisOptions::new()));
+    let (contention, mut tasks) = (Contention::default(), JoinSet::new());
     for _ in 0..4 {
         let locks = builder(&servers).with_request_timeout(Duration::from_millis(200)).with_poll_interval(Duration::from_secs(1));
         let locks = locks.connect().await.unwrap();
         for _ in 0..3 {
-            let (locks, inside, counter, last) = (locks.clone(), Arc::clone(&inside), Arc::clone(&counter), Arc::clone(&last));
-            tasks.spawn(async move {
-                for _ in 0..15 {
-                    let guard = locks.acquire("a").await.unwrap();
-                    assert_eq!(inside.fetch_add(1, SeqCst), 0, "two inside");
-                    let token = guard.token().unwrap().as_u64();
-                    assert!(last.swap(token, SeqCst) < token, "a token went back");
-                    let seen = counter.load(SeqCst);
-                    tokio::task::yield_now().await;
-                    counter.store(seen + 1, SeqCst);
-                    inside.fetch_sub(1, SeqCst);
-                    guard.release().await.unwrap();
-                }
-            });
+            tasks.spawn(contention.clone().contend(locks.clone(), 15));
         }
     }
-    let mut round = 0;
-    while !tasks.is_empty() {
-        for at in round..round + down {
-            match at % 2 {
-                0 => servers[at % servers.len()].freeze().unwrap(),
-                _ => servers[at % servers.len()].kill().unwrap(),
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        for at in round..round + down {
-            match at % 2 {
-                0 => servers[at % servers.len()].thaw().unwrap(),
-                _ => servers[at % servers.len()].start().await.unwrap(),
-            }
-        }
+    let (contenders, all) = (tasks.len(), 4 * 3 * 15);
+    for round in (0..).take_while(|_| contention.count() < all) {
+        let (frozen, dead) = (&servers[round % 5], &servers[(round + 1) % 5]);
+        frozen.freeze().unwrap();
+        dead.kill().unwrap();
+        // A release waits for those who granted the lock, and may need one of the two.
+        let enough = all.min(contention.count() + 10);
+        until("the others go on", || async { contention.count() >= enough || contention.resting() == contenders }).await;
+        frozen.thaw().unwrap();
+        dead.start().await.unwrap();
+        let before = contention.count();
+        until("all go on", || async { contention.count() > before || before == all }).await;
         while let Some(outcome) = tasks.try_join_next() {
             outcome.unwrap();
         }
-        round += 1;
-        assert!(round < 200, "stranded at {counter:?}");
     }
-    assert_eq!(counter.load(SeqCst), 4 * 3 * 15);
+    promptly("the last releases", tasks.join_all()).await;
+    assert_eq!(contention.count(), all);
 }

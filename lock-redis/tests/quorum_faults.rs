@@ -1,32 +1,25 @@
 //! What silent, slow and partial servers of a quorum cost, and what is left after them, with real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip, TcpProxy, Trouble};
+use conformance_tests::servers::{Server, TcpProxy, Trouble};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, Secret, backend::SHUTDOWN_LIMIT};
-use lock_redis::{RedisQuorumLock, RedisQuorumLockBuilder};
+use lock_redis::RedisQuorumLockBuilder;
 use rand::RngExt;
 
 mod common;
-use common::{NEVER, Operator, RULES, address, name, promptly, renewed, ttl, until};
+use common::{
+    NEVER, Operator, RULES, address, name, promptly,
+    quorum::{self, operators, three, three_that_forget},
+    renewed, ttl, until, waiter,
+};
 
 /// How long a server has to answer.
 const LIMIT: Duration = Duration::from_millis(300);
 
-fn three() -> Result<Vec<Server>, Skip> {
-    (0..3).map(|_| servers::redis(RedisOptions::new().own())).collect()
-}
-
-/// Polls and TTLs take ten minutes: nothing happens because of them.
 fn builder(servers: &[Server]) -> RedisQuorumLockBuilder {
-    at(servers.iter().map(address))
-}
-
-fn at(addresses: impl Iterator<Item = SocketAddr>) -> RedisQuorumLockBuilder {
-    let addresses = addresses.map(|address| (address.ip().to_string(), address.port()));
-    let builder = RedisQuorumLock::builder().with_servers(addresses).with_ttl(NEVER).with_poll_interval(NEVER);
-    builder.with_request_timeout(LIMIT)
+    quorum::of(servers).with_request_timeout(LIMIT)
 }
 
 #[tokio::test]
@@ -48,7 +41,7 @@ async fn a_server_that_never_answered_does_not_hold_up_a_shutdown() {
 #[tokio::test]
 async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
     let servers = or_skip!(three());
-    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let operators = operators(&servers);
     // Whoever waits for the silent one waits for ten minutes.
     let locks = builder(&servers).with_request_timeout(NEVER).connect().await.unwrap();
     let guard = locks.acquire("a").await.unwrap();
@@ -56,9 +49,9 @@ async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
         until("the guard is watched", || async { operator.tracked_keys().await > 0 }).await;
     }
     // One alone is no loss, and all are read again.
-    let before = calls(&operators[2], "get").await;
+    let before = operators[2].calls("get").await;
     let () = operators[0].run(&["DEL", "a"]).await;
-    until("the third has answered", || async { calls(&operators[2], "get").await > before }).await;
+    until("the third has answered", || async { operators[2].calls("get").await > before }).await;
     until("the first reports again", || async { operators[0].tracked_keys().await > 0 }).await;
     assert_eq!(guard.state(), GuardState::Held);
     servers[2].freeze().unwrap();
@@ -68,9 +61,8 @@ async fn a_removal_on_a_majority_is_told_although_the_rest_is_silent() {
 
 #[tokio::test]
 async fn a_release_that_a_majority_answers_late_tells_that_the_lock_was_lost() {
-    let forgetful = || servers::redis(RedisOptions::new().without_persistence().own());
-    let servers: Vec<_> = or_skip!((0..3).map(|_| forgetful()).collect::<Result<_, _>>());
-    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let servers = or_skip!(three_that_forget());
+    let operators = operators(&servers);
     let locks = builder(&servers).connect().await.unwrap();
     let guard = locks.acquire("a").await.unwrap();
     for operator in &operators {
@@ -91,7 +83,7 @@ async fn a_release_that_a_majority_answers_late_tells_that_the_lock_was_lost() {
 #[tokio::test]
 async fn servers_that_can_only_be_read_are_out_of_reach() {
     let servers = or_skip!(three());
-    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let operators = operators(&servers);
     let locks = builder(&servers).with_connect_timeout(LIMIT).connect().await.unwrap();
     // Every look shows that the lock is free.
     for operator in &operators[..2] {
@@ -129,7 +121,7 @@ async fn dropped_acquisitions_leave_nothing() {
 #[tokio::test]
 async fn a_dropped_client_closes_its_connections() {
     let servers = or_skip!(three());
-    let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+    let operators = operators(&servers);
     let locks = builder(&servers).connect().await.unwrap();
     let guard = locks.acquire("a").await.unwrap();
     for operator in &operators {
@@ -151,7 +143,7 @@ async fn a_dropped_client_closes_its_connections() {
 async fn waiters_poll_while_some_server_refuses_to_track() {
     for blind in [1, 3] {
         let servers = or_skip!(three());
-        let operators: Vec<_> = servers.iter().map(Operator::of).collect();
+        let operators = operators(&servers);
         for (at, operator) in operators.iter().enumerate() {
             let rules = RULES.into_iter().filter(|rule| at >= blind || *rule != "+client|tracking");
             let () = operator.run(&rules.collect::<Vec<_>>()).await;
@@ -159,11 +151,8 @@ async fn waiters_poll_while_some_server_refuses_to_track() {
         let locks = builder(&servers).with_username("app").with_password(Secret::new("s3cret")).with_prefix("app:");
         let locks = locks.connect().await.unwrap();
         let guard = locks.acquire("a").await.unwrap();
-        let waiting = tokio::spawn({
-            let locks = locks.clone();
-            async move { locks.acquire("a").await }
-        });
-        until("it looks again and again", || async { calls(&operators[0], "pttl").await > 2 }).await;
+        let waiting = waiter(&locks, "a");
+        until("it looks again and again", || async { operators[0].calls("pttl").await > 2 }).await;
         // Nobody tells of this where nothing is tracked.
         guard.release().await.unwrap();
         let guard = promptly("the waiter", waiting).await.unwrap().unwrap();
@@ -181,8 +170,8 @@ async fn waiters_poll_while_some_server_refuses_to_track() {
 async fn a_minority_whose_replies_are_late_or_lost_is_not_noticed() {
     let servers = or_skip!(three());
     let proxy = TcpProxy::start(address(&servers[2])).await.unwrap();
-    let builder =
-        || at([address(&servers[0]), address(&servers[1]), proxy.address()].into_iter()).with_connect_timeout(Duration::from_secs(2));
+    let addresses = [address(&servers[0]), address(&servers[1]), proxy.address()];
+    let builder = || quorum::at(addresses).with_request_timeout(LIMIT).with_connect_timeout(Duration::from_secs(2));
     let third = Operator::of(&servers[2]);
     for trouble in [Trouble::Delay(LIMIT * 2), Trouble::DropReplies, Trouble::Blackhole, Trouble::Refuse] {
         let (locks, other) = (builder().connect().await.unwrap(), builder().connect().await.unwrap());
@@ -206,11 +195,4 @@ async fn a_minority_whose_replies_are_late_or_lost_is_not_noticed() {
         until("no residue", || async { locks.residue()() + other.residue()() == 0 }).await;
         assert_eq!((third.get("a").await, third.get("held").await), (None, None), "{trouble:?}");
     }
-}
-
-/// How many times a server has run a command.
-async fn calls(operator: &Operator, command: &str) -> usize {
-    let (stats, prefix): (String, _) = (operator.run(&["INFO", "commandstats"]).await, format!("cmdstat_{command}:calls="));
-    let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
-    stats.lines().find_map(calls).unwrap_or(0)
 }

@@ -9,7 +9,7 @@ use lock_redis::{RedisLock, RedisLockBuilder};
 use tokio::task::JoinSet;
 
 mod common;
-use common::{Operator, address, assert_unconfirmed, builder, name, promptly, renewed, ttl, until};
+use common::{Operator, address, assert_unconfirmed, builder, name, own, promptly, renewed, ttl, until, waiter};
 
 struct Pair {
     primary: Server,
@@ -18,7 +18,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Result<Self, Skip> {
-        let primary = servers::redis(RedisOptions::new().own())?;
+        let primary = own()?;
         let (host, port) = (address(&primary).ip().to_string(), address(&primary).port().to_string());
         let replica = RedisOptions::new().own().with_argument("--replicaof").with_argument(host).with_argument(port);
         let pair = Self { primary, replica: servers::redis(replica)? };
@@ -91,11 +91,7 @@ async fn a_waiter_whose_turn_is_not_confirmed_gives_it_to_the_next() {
     let locks = pair.client().await;
     let unconfirmed = builder(address(&pair.primary)).connect().await.unwrap();
     let held = locks.acquire("a").await.unwrap();
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
-    let other = tokio::spawn(async move { unconfirmed.acquire("a").await });
+    let (waiting, other) = (waiter(&locks, "a"), waiter(&unconfirmed, "a"));
     let operator = Operator::of(&pair.primary);
     until("both wait", || async { operator.clients().await > 4 && operator.tracked_keys().await > 0 }).await;
     pair.replica.freeze().unwrap();

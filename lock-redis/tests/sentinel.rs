@@ -9,7 +9,9 @@ use lock_redis::{RedisLock, RedisLockBuilder};
 
 mod common;
 use common::{
-    NEVER, Operator, assert_unconfirmed, assert_untrusted, name, promptly, renewed_within, trusting, ttl, until, until_within, waiter,
+    NEVER, Operator, assert_unconfirmed, assert_untrusted, name, promptly, renewed_within, seed,
+    sentinels::{operator, replace_master},
+    trusting, ttl, until, until_within, waiter,
 };
 
 /// For a failover on a loaded machine.
@@ -24,16 +26,12 @@ fn start() -> Result<RedisSentinel, Skip> {
 }
 
 fn builder(servers: &RedisSentinel) -> RedisLockBuilder {
-    let address = |at| servers.sentinel(at).rsplit_once(':').map(|(host, port)| (host.to_owned(), port.parse().unwrap())).unwrap();
-    RedisLock::builder().with_sentinels((0..3).map(address), RedisSentinel::SERVICE).with_ttl(NEVER).with_poll_interval(NEVER)
+    let sentinels = (0..3).map(|at| seed(&servers.sentinel(at)));
+    RedisLock::builder().with_sentinels(sentinels, RedisSentinel::SERVICE).with_ttl(NEVER).with_poll_interval(NEVER)
 }
 
 async fn client(servers: &RedisSentinel) -> RedisLock {
     builder(servers).connect().await.unwrap()
-}
-
-fn operator(servers: &RedisSentinel, server: usize) -> Operator {
-    Operator::at(&servers.direct_endpoint(server))
 }
 
 async fn until_master(servers: &RedisSentinel, server: usize) {
@@ -275,14 +273,7 @@ async fn a_master_that_still_answers_but_has_been_replaced_is_left() {
     let guard = locks.acquire("a").await.unwrap();
     let waiting = waiter(&other, "a");
     until("the replica has the lock", || async { operator(&servers, 1).get("a").await.is_some() }).await;
-    let () = operator(&servers, 1).run(&["REPLICAOF", "NO", "ONE"]).await;
-    let new = servers.endpoint(1);
-    let (host, port) = new.rsplit_once(':').unwrap();
-    for at in 0..3 {
-        let sentinel = Operator::at(&servers.sentinel(at));
-        let () = sentinel.run(&["SENTINEL", "REMOVE", RedisSentinel::SERVICE]).await;
-        let () = sentinel.run(&["SENTINEL", "MONITOR", RedisSentinel::SERVICE, host, port, "2"]).await;
-    }
+    replace_master(&servers).await;
     // Nobody is asked for anything meanwhile: neither a renewal nor a poll is due for minutes.
     until_within(FAILOVER, "the waiter is told of changes there", || async { operator(&servers, 1).tracked_keys().await > 0 }).await;
     until_within(FAILOVER, "no connection to the old one is left", || async { operator(&servers, 0).tracker().await.is_none() }).await;

@@ -16,7 +16,11 @@ use tokio::{
 };
 
 mod common;
-use common::{Operator, address, builder, name, promptly, renewed_within, ttl, until, until_within, waiter};
+use common::{
+    Operator, address, builder, name, promptly, renewed_within,
+    sentinels::{operator, replace_master, sentinels},
+    ttl, until, until_within, waiter,
+};
 
 /// Some times as long as clients take to look for the master although nobody tells them of another one.
 const LOOKS: Duration = Duration::from_secs(40);
@@ -87,28 +91,6 @@ fn start() -> Result<RedisSentinel, Skip> {
 /// A client whose TTLs and polls take ten minutes.
 async fn client(servers: &RedisSentinel, params: &str) -> RedisLock {
     RedisLock::connect(&format!("{}?ttl=600s&poll_interval=600s&{params}", servers.url())).await.unwrap()
-}
-
-fn operator(servers: &RedisSentinel, server: usize) -> Operator {
-    Operator::at(&servers.direct_endpoint(server))
-}
-
-fn sentinels(servers: &RedisSentinel) -> [Operator; 3] {
-    [0, 1, 2].map(|at| Operator::at(&servers.sentinel(at)))
-}
-
-/// The sentinels name the replica from now on, and tell nobody; the old master takes itself for one still, as behind a
-/// partition.
-async fn replace_master(servers: &RedisSentinel) {
-    for sentinel in sentinels(servers) {
-        let () = sentinel.run(&["SENTINEL", "REMOVE", RedisSentinel::SERVICE]).await;
-    }
-    let () = operator(servers, 1).run(&["REPLICAOF", "NO", "ONE"]).await;
-    let new = servers.endpoint(1);
-    let (host, port) = new.rsplit_once(':').unwrap();
-    for sentinel in sentinels(servers) {
-        let () = sentinel.run(&["SENTINEL", "MONITOR", RedisSentinel::SERVICE, host, port, "2"]).await;
-    }
 }
 
 #[tokio::test]

@@ -5,26 +5,22 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, RedisOptions, Server, Skip};
+use conformance_tests::servers::Server;
 use lock_core::{DistributedLock, DistributedLockExt, LossReason};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 mod common;
-use common::{NEVER, Operator, address, builder, client, name, promptly, renewed, ttl, until};
-
-fn own() -> Result<Server, Skip> {
-    servers::redis(RedisOptions::new().without_persistence().own())
-}
+use common::{NEVER, Operator, address, builder, client, contention::Contention, forgetful, name, promptly, renewed, ttl, until, waiter};
 
 #[tokio::test]
 async fn waiters_of_one_client_are_served_in_arrival_order() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (locks, residue) = (client(&server).await, client(&server).await.residue());
     assert_eq!(residue(), 0);
     let (guard, order) = (locks.acquire("a").await.unwrap(), Arc::new(std::sync::Mutex::new(Vec::new())));
@@ -46,26 +42,12 @@ async fn waiters_of_one_client_are_served_in_arrival_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_contenders_of_several_clients_exclude_each_other() {
-    let server = or_skip!(own());
-    let (inside, counter, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut tasks = JoinSet::new();
+    let server = or_skip!(forgetful());
+    let (contention, mut tasks) = (Contention::default(), JoinSet::new());
     for _ in 0..4 {
         let locks = client(&server).await;
         for _ in 0..8 {
-            let (locks, inside, counter, last) = (locks.clone(), Arc::clone(&inside), Arc::clone(&counter), Arc::clone(&last));
-            tasks.spawn(async move {
-                for _ in 0..10 {
-                    let guard = locks.acquire("a").await.unwrap();
-                    assert_eq!(inside.fetch_add(1, SeqCst), 0, "two inside");
-                    let token = guard.token().unwrap().as_u64();
-                    assert!(last.swap(token, SeqCst) < token, "a token went back");
-                    let seen = counter.load(SeqCst);
-                    tokio::task::yield_now().await;
-                    counter.store(seen + 1, SeqCst);
-                    inside.fetch_sub(1, SeqCst);
-                    guard.release().await.unwrap();
-                }
-            });
+            tasks.spawn(contention.clone().contend(locks.clone(), 10));
         }
     }
     // Polls and TTLs take ten minutes: every hand-over is a wake-up by the server.
@@ -75,12 +57,12 @@ async fn many_contenders_of_several_clients_exclude_each_other() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), all).await.expect("a waiter was stranded");
-    assert_eq!(counter.load(SeqCst), 320);
+    assert_eq!(contention.count(), 320);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_hands_a_lock_on_and_on_does_not_keep_others_out() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (busy, other, stop) = (client(&server).await, client(&server).await, CancellationToken::new());
     let (mut tasks, rounds) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..3 {
@@ -102,7 +84,7 @@ async fn a_client_that_hands_a_lock_on_and_on_does_not_keep_others_out() {
 
 #[tokio::test]
 async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (holder, operator) = (client(&server).await, Operator::of(&server));
     let locks = builder(address(&server)).with_poll_interval(Duration::from_secs(2)).connect().await.unwrap();
     let guard = holder.acquire("a").await.unwrap();
@@ -112,10 +94,10 @@ async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
         tasks.spawn(async move { locks.acquire("a").await });
     }
     until("all wait", || async { locks.residue()() >= 20 && operator.tracked_keys().await > 0 }).await;
-    let (before, start) = (scripts_run(&operator).await, Instant::now());
+    let (before, start) = (operator.calls("evalsha").await, Instant::now());
     // The rate needs time to be seen: two polls.
-    until("two polls", || async { scripts_run(&operator).await >= before + 2 }).await;
-    let (sent, elapsed) = (scripts_run(&operator).await - before, start.elapsed());
+    until("two polls", || async { operator.calls("evalsha").await >= before + 2 }).await;
+    let (sent, elapsed) = (operator.calls("evalsha").await - before, start.elapsed());
     assert!(sent as f64 <= elapsed.as_secs_f64() + 1.0, "{sent} in {elapsed:?}");
     guard.release().await.unwrap();
     tasks.shutdown().await;
@@ -123,7 +105,7 @@ async fn idle_waiters_of_one_client_send_less_than_one_command_per_second() {
 
 #[tokio::test]
 async fn a_waiter_takes_over_when_a_dead_holders_lease_ends() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (locks, operator) = (client(&server).await, Operator::of(&server));
     let start = Instant::now();
     let () = operator.run(&["SET", "a", "dead", "NX", "PX", "700"]).await;
@@ -134,13 +116,10 @@ async fn a_waiter_takes_over_when_a_dead_holders_lease_ends() {
 
 #[tokio::test]
 async fn a_waiter_stays_woken_through_the_holders_renewals() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (locks, holder) = (client(&server).await, client(&server).await);
     let guard = holder.acquire_with(&name("a"), ttl(Duration::from_millis(900))).await.unwrap();
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiting = waiter(&locks, "a");
     for _ in 0..4 {
         renewed(&guard).await;
     }
@@ -151,7 +130,7 @@ async fn a_waiter_stays_woken_through_the_holders_renewals() {
 
 #[tokio::test]
 async fn thousands_of_guards_are_renewed_in_batches_and_told_of_their_loss() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let (locks, operator) = (client(&server).await, Operator::of(&server));
     let mut guards = Vec::new();
     for number in 0..3000 {
@@ -170,7 +149,7 @@ async fn thousands_of_guards_are_renewed_in_batches_and_told_of_their_loss() {
 
 #[tokio::test]
 async fn a_user_who_may_not_track_waits_all_the_same() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let operator = Operator::of(&server);
     let rules = [
         "ACL", "SETUSER", "app", "on", ">s3cret", "~app:*", "+eval", "+evalsha", "+set", "+get", "+del", "+exists", "+pexpire", "+pttl",
@@ -181,10 +160,7 @@ async fn a_user_who_may_not_track_waits_all_the_same() {
     let locks = locks.connect().await.unwrap();
     let guard = locks.acquire_with(&name("a"), ttl(NEVER).with_metadata("note")).await.unwrap();
     assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().metadata.as_deref(), Some("note"));
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiting = waiter(&locks, "a");
     until("it waits", || async { locks.residue()() > 3 }).await;
     guard.release().await.unwrap();
     promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
@@ -198,19 +174,16 @@ async fn a_user_who_may_not_track_waits_all_the_same() {
 
 #[tokio::test]
 async fn a_user_who_may_not_track_is_refused_it_rarely() {
-    let server = or_skip!(own());
+    let server = or_skip!(forgetful());
     let operator = Operator::of(&server);
     let rules = ["ACL", "SETUSER", "app", "on", ">s3cret", "~app:*", "+@all", "-client|tracking"];
     let () = operator.run(&rules).await;
     let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret")).with_prefix("app:");
     let locks = locks.connect().await.unwrap();
     let guard = locks.acquire("a").await.unwrap();
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.acquire("a").await }
-    });
+    let waiting = waiter(&locks, "a");
     // Neither the waiter, which polls, nor the guard, which is to be watched over, asks for it every time.
-    until("some polls", || async { scripts_run(&operator).await >= 15 }).await;
+    until("some polls", || async { operator.calls("evalsha").await >= 15 }).await;
     assert_eq!(connections_refused_tracking(&operator).await, 1);
     guard.release().await.unwrap();
     promptly("the waiter", waiting).await.unwrap().unwrap().release().await.unwrap();
@@ -220,12 +193,6 @@ async fn connections_refused_tracking(operator: &Operator) -> usize {
     let denied: Vec<HashMap<String, redis::Value>> = operator.run(&["ACL", "LOG"]).await;
     let about = |entry: &&HashMap<String, redis::Value>| format!("{:?}", entry["object"]).contains("client");
     denied.iter().filter(about).map(|entry| redis::from_redis_value::<usize>(entry["count"].clone()).unwrap()).sum()
-}
-
-async fn scripts_run(operator: &Operator) -> usize {
-    let stats: String = operator.run(&["INFO", "commandstats"]).await;
-    let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse::<usize>().ok();
-    stats.lines().find_map(calls).unwrap_or(0)
 }
 
 /// A client of the same user on keys that it may not use.

@@ -7,11 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{Certificates, Server, TcpProxy};
-use lock_core::{AcquireOptions, DistributedLockExt, ErrorKind, LockError, LockGuard, LockName, RetryAdvice};
+use conformance_tests::servers::{self, Certificates, RedisOptions, Server, Skip, TcpProxy};
+use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, LockError, LockGuard, LockName, RetryAdvice};
 use lock_redis::{RedisLock, RedisLockBuilder};
 use redis::{AsyncCommands, FromRedisValue, aio::MultiplexedConnection};
 use tokio::task::JoinHandle;
+
+pub(crate) mod cluster;
+pub(crate) mod contention;
+pub(crate) mod quorum;
+pub(crate) mod sentinels;
 
 /// Far beyond what a loaded machine needs, and far below any TTL or poll that must not be what helped.
 pub(crate) const PROMPT: Duration = Duration::from_secs(10);
@@ -33,8 +38,24 @@ macro_rules! or_skip {
     };
 }
 
+/// A server of the test's own, which it may disturb.
+pub(crate) fn own() -> Result<Server, Skip> {
+    servers::redis(RedisOptions::new().own())
+}
+
+/// One that comes back without its data.
+pub(crate) fn forgetful() -> Result<Server, Skip> {
+    servers::redis(RedisOptions::new().without_persistence().own())
+}
+
 pub(crate) fn address(server: &Server) -> SocketAddr {
     server.endpoint().parse().unwrap()
+}
+
+/// The host and the port of an endpoint.
+pub(crate) fn seed(endpoint: &str) -> (String, u16) {
+    let (host, port) = endpoint.rsplit_once(':').unwrap();
+    (host.to_owned(), port.parse().unwrap())
 }
 
 /// A client whose timings cannot be what makes a test pass.
@@ -179,6 +200,13 @@ impl Operator {
         self.info("stats", "tracking_total_keys").await
     }
 
+    /// How many times the server has run a command.
+    pub(crate) async fn calls(&self, command: &str) -> usize {
+        let (stats, prefix): (String, _) = (self.run(&["INFO", "commandstats"]).await, format!("cmdstat_{command}:calls="));
+        let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
+        stats.lines().find_map(calls).unwrap_or(0)
+    }
+
     pub(crate) async fn info(&self, section: &str, field: &str) -> usize {
         let info: String = self.run(&["INFO", section]).await;
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -212,8 +240,11 @@ pub(crate) async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// A waiting acquisition, as a task.
-pub(crate) fn waiter(locks: &RedisLock, key: &'static str) -> JoinHandle<Result<LockGuard, LockError>> {
-    let locks = locks.clone();
+pub(crate) fn waiter<L>(locks: &L, key: impl Into<String>) -> JoinHandle<Result<LockGuard, LockError>>
+where
+    L: DistributedLock + Clone + 'static,
+{
+    let (locks, key) = (locks.clone(), key.into());
     tokio::spawn(async move { locks.acquire(key).await })
 }
 

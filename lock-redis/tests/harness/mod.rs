@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use conformance_tests::{Harness, servers::Skip};
-use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName};
+use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName, backend::locked};
 use lock_redis::{RedisLock, RedisQuorumLock, capabilities, quorum_capabilities};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 
@@ -67,11 +67,11 @@ impl RedisHarness {
     }
 
     fn count(&self, residue: Residue) {
-        self.residues.lock().unwrap_or_else(PoisonError::into_inner).push(residue);
+        locked(&self.residues).push(residue);
     }
 
     fn residue(&self) -> usize {
-        self.residues.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|residue| residue()).sum()
+        locked(&self.residues).iter().map(|residue| residue()).sum()
     }
 }
 
