@@ -337,6 +337,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_shutdown_says_that_a_clean_up_did_not_end() {
+        let holds = Holds::new("test", Tasks::current());
+        holds.tasks().spawn(std::future::pending());
+        assert_eq!(holds.shutdown().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_disappears_after_the_deadline_has_expired() {
         let holds = Holds::new("test", Tasks::current());
         let guard = guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(9) }));
