@@ -147,9 +147,8 @@ impl Connection {
     /// Whether requests have gone unanswered for so long that the connection has to be replaced: a socket whose other
     /// end vanished gives no error, and a request that its caller gave up on reports no timeout.
     pub(crate) fn is_silent(&self, limit: Duration) -> bool {
-        let debt = &self.shared.debt;
-        let now = Clock::Suspend.now();
-        [&debt.since, &debt.missed].into_iter().filter_map(instant).any(|since| now.saturating_since(since) >= limit)
+        let Debt { since, missed } = &self.shared.debt;
+        [since, missed].into_iter().filter_map(instant).any(|since| Clock::Suspend.now().saturating_since(since) >= limit)
     }
 
     /// Whether a request got no answer, and none after it did: its server may yet execute it.
@@ -188,7 +187,7 @@ impl Debt {
     /// A request is about to be sent; returns when.
     fn asked(&self) -> Moment {
         let now = Clock::Suspend.now();
-        let _ = self.since.compare_exchange(0, nanos(now), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.since.compare_exchange(0, now.nanos(), Ordering::Relaxed, Ordering::Relaxed);
         now
     }
 
@@ -198,7 +197,7 @@ impl Debt {
             self.since.store(0, Ordering::Relaxed);
         }
         let missed = self.missed.load(Ordering::Relaxed);
-        if missed != 0 && missed < nanos(sent) {
+        if missed != 0 && missed < sent.nanos() {
             // Unless another one has been missed meanwhile.
             let _ = self.missed.compare_exchange(missed, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -206,20 +205,15 @@ impl Debt {
 
     /// What was `sent` then got no answer.
     fn missed(&self, sent: Moment) {
-        self.missed.fetch_max(nanos(sent), Ordering::Relaxed);
+        self.missed.fetch_max(sent.nanos(), Ordering::Relaxed);
     }
 }
 
 fn instant(word: &AtomicU64) -> Option<Moment> {
     match word.load(Ordering::Relaxed) {
         0 => None,
-        nanos => Some(Moment::from_origin(Duration::from_nanos(nanos))),
+        nanos => Some(Moment::from_nanos(nanos)),
     }
-}
-
-fn nanos(moment: Moment) -> u64 {
-    // 584 years of uptime fit.
-    u64::try_from(moment.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

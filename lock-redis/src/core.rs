@@ -70,8 +70,7 @@ impl Core {
                     self.found(place, turn, &used, expires_in, Duration::ZERO);
                 }
                 Err(failure) => {
-                    let now = Clock::Suspend.now();
-                    if failure.kind() != ErrorKind::Unavailable || now.saturating_since(place.trouble(now)) >= self.patience {
+                    if place.gives_up(failure.kind(), self.patience) {
                         return Err(claim.error(failure));
                     }
                     place.pause(trouble.pause());

@@ -59,7 +59,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Until a failed read is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
-impl<T: Clone> Held<T> {
+impl<T> Held<T> {
     pub(crate) fn new() -> Self {
         Self { keys: HashMap::new(), queue: BTreeSet::new(), last_read: 0 }
     }

@@ -7,7 +7,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    LossReason, OwnerId,
+    ErrorKind, LossReason, OwnerId,
     backend::{Clock, LossTrigger, Moment, Tasks, locked},
 };
 use redis::Value;
@@ -185,9 +185,11 @@ impl Place {
         locked(&self.news.lines).taken_unheard(&self.key, self.ticket, turn, CLOCK.now(), expires_in, poll);
     }
 
-    /// Since when the attempts of this line have failed, now that one more has.
-    pub(crate) fn trouble(&self, since: Moment) -> Moment {
-        locked(&self.news.lines).trouble(&self.key, self.ticket, since)
+    /// Whether to give up after one more failed attempt: it will not pass, or those of this line have failed for too long.
+    pub(crate) fn gives_up(&self, failed: ErrorKind, patience: Duration) -> bool {
+        let now = CLOCK.now();
+        let since = || locked(&self.news.lines).trouble(&self.key, self.ticket, now);
+        failed != ErrorKind::Unavailable || now.saturating_since(since()) >= patience
     }
 
     /// The trouble of this line is over; the head goes on at once.

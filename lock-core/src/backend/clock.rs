@@ -102,6 +102,18 @@ impl Moment {
         Duration::from_nanos(self.0)
     }
 
+    /// An instant from its [`nanos`](Self::nanos).
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// The distance to the clock's origin in nanoseconds: the instant as one word, for an atomic.
+    #[must_use]
+    pub const fn nanos(self) -> u64 {
+        self.0
+    }
+
     /// How long after `earlier` this is; zero if it is before.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {

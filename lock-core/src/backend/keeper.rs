@@ -258,10 +258,8 @@ impl<R: Renewer> Attempt<R> {
             }
             state.schedule.complete(id, now, &outcome, rand::random());
         }
-        if state.driven.len() > 1 {
-            // The others do not know when these are due next, and this one's runtime may not be polled then.
-            self.shared.wake.notify_waiters();
-        }
+        // Other tasks do not know when these are due next, and this one's runtime may not be polled then.
+        self.shared.wake.notify_waiters();
     }
 }
 
@@ -269,7 +267,6 @@ impl<R: Renewer> Drop for Attempt<R> {
     fn drop(&mut self) {
         if !self.ids.is_empty() {
             self.complete(Vec::new());
-            self.shared.wake.notify_waiters();
         }
     }
 }

@@ -1,9 +1,6 @@
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering, fence},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering, fence},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -117,19 +114,21 @@ impl Lease {
 }
 
 fn encode(moment: Moment) -> u64 {
-    // 584 years of uptime fit; the lowest numbers are codes of reasons.
-    u64::try_from(moment.since_origin().as_nanos()).unwrap_or(u64::MAX).max(REASONS.len() as u64)
+    // The lowest numbers are codes of reasons.
+    moment.nanos().max(REASONS.len() as u64)
 }
 
 fn decode(word: u64) -> Result<Moment, LossReason> {
     match REASONS.get(usize::try_from(word).unwrap_or(usize::MAX)) {
         Some(reason) => Err(*reason),
-        None => Ok(Moment::from_origin(Duration::from_nanos(word))),
+        None => Ok(Moment::from_nanos(word)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(3);

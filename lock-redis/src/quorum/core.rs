@@ -123,8 +123,7 @@ impl Core {
                     false => self.out_of_reach(&look.failures),
                 }
             };
-            let now = CLOCK.now();
-            if error.kind() != ErrorKind::Unavailable || now.saturating_since(place.trouble(now)) >= self.patience {
+            if place.gives_up(error.kind(), self.patience) {
                 return Err(error);
             }
             place.pause(trouble.pause());
