@@ -7,8 +7,9 @@ use crate::{ErrorKind, LockError};
 
 /// A connection URL: `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?key=value&...]`.
 ///
-/// Like an ordinary URL, but with any number of endpoints. User, password and path are percent-decoded. The password is
-/// never printed.
+/// Like an ordinary URL, but with any number of endpoints. User, password, path and parameters are percent-decoded; a `+`
+/// stays one. In a user or password write `/`, `?` and `#` as `%2F`, `%3F` and `%23`, in a path or parameter `@` and `#` as
+/// `%40` and `%23`, in a parameter also `&` as `%26`. Neither a password, nor what may be one, nor a parameter is ever printed.
 ///
 /// ```
 /// use lock_core::LockUrl;
@@ -20,7 +21,7 @@ use crate::{ErrorKind, LockError};
 /// assert!(!format!("{url:?}").contains("s3cret"));
 /// # Ok::<(), lock_core::LockError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LockUrl {
     scheme: String,
     username: Option<String>,
@@ -94,13 +95,21 @@ impl LockUrl {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidUrl`], naming the first unknown or repeated one and listing the known ones.
+    /// [`ErrorKind::InvalidUrl`], naming the first unknown or repeated one and listing the known ones. What comes after a
+    /// password is not named: it may be the rest of it, after an `&` that should have been encoded.
     pub fn check_params(&self, known: &[&str]) -> Result<(), LockError> {
         for (at, (key, _)) in self.params.iter().enumerate() {
+            let earlier = &self.params[..at];
             if !known.contains(&key.as_str()) {
-                return Err(invalid(format!("`{key}` is not a parameter of {}://; known are: {}", self.scheme, known.join(", "))));
+                let after_secret = earlier.iter().any(|(key, _)| key.to_ascii_lowercase().contains("pass"));
+                let which = match after_secret {
+                    true => format!("parameter {} (write an `&` in a password as %26)", at + 1),
+                    false => format!("`{key}`"),
+                };
+                let hint = if key == "namespace" && known.contains(&"prefix") { "; the namespace is given as `prefix`" } else { "" };
+                return Err(invalid(format!("{which} is not a parameter of {}://{hint}; known are: {}", self.scheme, known.join(", "))));
             }
-            if self.params[..at].iter().any(|(earlier, _)| earlier == key) {
+            if earlier.iter().any(|(earlier, _)| earlier == key) {
                 return Err(invalid(format!("the parameter `{key}` is given twice")));
             }
         }
@@ -138,6 +147,19 @@ impl LockUrl {
     }
 }
 
+impl fmt::Debug for LockUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What stands alone before the `@` is often meant as a password.
+        let username = self.password.as_ref().and(self.username.as_ref());
+        f.debug_struct("LockUrl")
+            .field("scheme", &self.scheme)
+            .field("username", &username)
+            .field("endpoints", &self.endpoints)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
 fn from_env(prefix: &str, name: &str) -> Option<String> {
     env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
 }
@@ -154,36 +176,62 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> LockError {
 impl FromStr for LockUrl {
     type Err = LockError;
 
+    // No message shows a part of the text: an unencoded character of a password can put the rest of it anywhere.
     fn from_str(text: &str) -> Result<Self, LockError> {
         const SHAPE: &str = "write it as scheme://host:port[,host:port...][/path][?key=value]";
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid(format!("the URL has no `://`; {SHAPE}")))?;
+        let (scheme, rest) = text.trim().split_once("://").ok_or_else(|| invalid(format!("the URL has no `://`; {SHAPE}")))?;
+        if !is_scheme(scheme) {
+            return Err(invalid(format!("what is before `://` is not a scheme; {SHAPE}")));
+        }
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let (userinfo, hosts) = match authority.rsplit_once('@') {
-            Some((userinfo, hosts)) => (format!("{userinfo}@"), hosts),
-            None => (String::new(), authority),
-        };
-        // The first host goes through the URL parser with everything else, further ones on their own.
-        let mut hosts = hosts.split(',');
-        let first = hosts.next().unwrap_or_default();
-        let whole = Url::parse(&format!("{scheme}://{userinfo}{first}{tail}"))
-            .map_err(|error| invalid(format!("the URL cannot be parsed; {SHAPE}")).caused_by(error))?;
-        if whole.fragment().is_some() {
+        if tail.contains('@') {
+            return Err(invalid(
+                "an `@` comes after a `/`, `?` or `#`; in a user or password write these as %2F, %3F and %23, and an `@` elsewhere as %40",
+            ));
+        }
+        if tail.contains('#') {
             return Err(invalid("the URL has a fragment; write a `#` in a password, path or parameter as %23"));
         }
-        let mut endpoints: Vec<_> = Endpoint::of(&whole).into_iter().collect();
-        for (at, host) in hosts.enumerate() {
-            // Not shown: a password whose comma is not encoded ends up here.
-            let wrong =
-                |error| invalid(format!("endpoint {} is not host:port; encode a comma in a password as %2C", at + 2)).caused_by(error);
-            let url = Url::parse(&format!("{scheme}://{host}")).map_err(wrong)?;
-            endpoints.push(Endpoint::of(&url).ok_or_else(|| invalid("an endpoint is empty; write host:port between the commas"))?);
-        }
-        let username = Some(whole.username()).filter(|name| !name.is_empty()).map(decode).transpose()?;
-        let password = whole.password().map(decode).transpose()?.map(Secret);
-        let path = decode(whole.path().trim_start_matches('/'))?;
-        let params = whole.query_pairs().map(|(key, value)| (key.into_owned(), Secret(value.into_owned()))).collect();
-        Ok(Self { scheme: whole.scheme().to_owned(), username, password, endpoints, path, params })
+        let (userinfo, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+        Ok(Self {
+            scheme: scheme.to_ascii_lowercase(),
+            username: given(decode(username)?),
+            password: given(decode(password)?).map(Secret),
+            endpoints: endpoints(hosts)?,
+            path: decode(path.trim_start_matches('/'))?,
+            params: query.split('&').filter(|param| !param.is_empty()).map(parameter).collect::<Result<_, _>>()?,
+        })
     }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+fn endpoints(hosts: &str) -> Result<Vec<Endpoint>, LockError> {
+    if hosts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let endpoint = |(at, host): (usize, &str)| {
+        let wrong = || invalid(format!("endpoint {} is not host:port; encode a comma in a password as %2C", at + 1));
+        if host.contains(|c: char| c == '\\' || c.is_whitespace() || c.is_control()) {
+            return Err(wrong());
+        }
+        // The scheme stands for one that nobody gives a meaning to.
+        let url = Url::parse(&format!("lock://{host}")).map_err(|error| wrong().caused_by(error))?;
+        Endpoint::of(&url).ok_or_else(|| invalid("an endpoint is empty; write host:port between the commas"))
+    };
+    hosts.split(',').enumerate().map(endpoint).collect()
+}
+
+/// A plus is a plus: only forms make spaces of it.
+fn parameter(text: &str) -> Result<(String, Secret), LockError> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    Ok((decode(key)?, Secret(decode(value)?)))
 }
 
 fn decode(text: &str) -> Result<String, LockError> {
@@ -227,6 +275,7 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(text: &str) -> LockUrl {
         text.parse().unwrap()
@@ -258,10 +307,54 @@ mod tests {
             "1x://h",
             "etcd://u:s3cret@h1:1,h2:x",
             "etcd://u:12,s3cret:x/y@h",
+            "redis://app:12?s3cret@h",
+            "redis://app:12/s3cret@h",
+            "redis://app@x:12?s3cret@h",
         ] {
             let error = text.parse::<LockUrl>().expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{text}");
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_plus_is_a_plus() {
+        let url = parse("redis://u+:p+w@h/a+b?sentinel_password=a+b%20c&ca=/x+y");
+        let (username, password) = url.credentials("LOCK_TEST_UNSET");
+        assert_eq!((username.as_deref(), password.as_ref().map(Secret::expose)), (Some("u+"), Some("p+w")));
+        assert_eq!((url.path(), url.param("sentinel_password"), url.param("ca")), ("a+b", Some("a+b c"), Some("/x+y")));
+    }
+
+    proptest! {
+        /// Reserved characters that are not encoded put parts of a secret anywhere.
+        #[test]
+        fn no_part_of_a_secret_is_shown(
+            secret in r"[:/?#@,&=+%!; \\\[\]]{0,3}s3cret[0-9:/?#@,&=+%!; \\\[\]]{0,4}s3cret",
+            before in "[a-z]{0,3}(:[0-9]{0,5})?[:/?#@,&=]{0,2}",
+            place in 0..4,
+            scheme in prop::sample::select(vec!["redis", "etcd", "http", "mem"]),
+        ) {
+            let text = match place {
+                0 => format!("{scheme}://{before}{secret}@h1:1,h2/0?ttl=5s"),
+                1 => format!("{scheme}://{before}:{secret}@h1"),
+                2 => format!("{scheme}://h1/0?sentinel_password={before}{secret}"),
+                _ => format!("{scheme}://{before}{secret}@"),
+            };
+            let shown = match text.parse::<LockUrl>() {
+                Err(error) => vec![error],
+                Ok(url) => {
+                    prop_assert!(!format!("{url:?}").contains("s3cret") || url.username.is_some() && url.password.is_some(), "{url:?}");
+                    let checked = [url.check_params(&["ttl", "sentinel_password"]), url.duration("ttl").map(drop)];
+                    checked.into_iter().filter_map(Result::err).collect()
+                }
+            };
+            for error in &shown {
+                let mut next: Option<&dyn std::error::Error> = Some(error);
+                while let Some(cause) = next {
+                    prop_assert!(!format!("{cause} {cause:?}").contains("s3cret"), "{text}: {cause:?}");
+                    next = cause.source();
+                }
+            }
         }
     }
 
@@ -271,6 +364,10 @@ mod tests {
         assert!(parse("etcd://h?ttl=1s").check_params(&known).is_ok());
         let error = parse("etcd://h?tll=1s").check_params(&known).unwrap_err();
         assert!(error.to_string().contains("`tll`") && error.to_string().contains("ttl, ca"), "{error}");
+        let error = parse("redis://h?namespace=x").check_params(&["prefix"]).unwrap_err();
+        assert!(error.to_string().contains("given as `prefix`"), "{error}");
+        let error = parse("redis://h?password=a&s3cret").check_params(&["password"]).unwrap_err();
+        assert!(error.to_string().contains("%26") && !error.to_string().contains("s3cret"), "{error}");
         assert!(parse("etcd://h?ttl=1s&ttl=2s").check_params(&known).is_err());
         assert!(parse("etcd://h?ttl=soon").duration("ttl").is_err());
     }

@@ -216,7 +216,8 @@ impl fmt::Debug for EtcdLockBuilder {
 /// `etcd://[user:password@]host[:2379][,host[:2379]...][/namespace][?parameters]`, with the parameters `ttl`,
 /// `connect_timeout` and `request_timeout` (durations such as `30s`), `tls` (`true` for `etcds://`), and `ca`, `cert` and
 /// `key` (paths of PEM files; each turns TLS on). What the URL leaves out is taken from `LOCK_ETCD_USERNAME`, `LOCK_ETCD_PASSWORD`,
-/// `LOCK_ETCD_CA`, `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY` in the environment.
+/// `LOCK_ETCD_CA`, `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY` in the environment; a file from there turns TLS on unless the URL says
+/// `tls=false`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EtcdConnector;
 
@@ -236,6 +237,12 @@ impl Connector for EtcdConnector {
 }
 
 fn builder_of(url: &LockUrl) -> Result<EtcdLockBuilder, LockError> {
+    let invalid = |message: &'static str| LockError::new(ErrorKind::InvalidUrl, message);
+    if ["prefix", "namespace"].iter().any(|param| url.param(param).is_some()) {
+        return Err(invalid(
+            "neither `prefix` nor `namespace` is a parameter of etcd://; the namespace is the path, as in etcd://host/NAME",
+        ));
+    }
     url.check_params(PARAMETERS)?;
     let endpoints = url.endpoints().iter().map(|endpoint| endpoint.authority(DEFAULT_PORT));
     let mut builder = EtcdLock::builder(endpoints).with_namespace(url.path());
@@ -252,26 +259,23 @@ fn builder_of(url: &LockUrl) -> Result<EtcdLockBuilder, LockError> {
         (Some(name), Some(password)) => builder.with_user(name, password.expose()),
         (None, None) => builder,
         (Some(_), None) => {
-            return Err(LockError::new(
-                ErrorKind::InvalidUrl,
-                "a user needs a password; write user:password@host or set LOCK_ETCD_PASSWORD",
-            ));
+            return Err(invalid("a user needs a password; write user:password@host or set LOCK_ETCD_PASSWORD"));
         }
         (None, Some(_)) => {
-            return Err(LockError::new(
-                ErrorKind::InvalidUrl,
-                "a password needs a user; write user:password@host or set LOCK_ETCD_USERNAME",
-            ));
+            return Err(invalid("a password needs a user; write user:password@host or set LOCK_ETCD_USERNAME"));
         }
     };
+    let files = ["ca", "cert", "key"].iter().any(|file| url.param(file).is_some());
+    match url.param("tls") {
+        None => {}
+        Some("true") => return Ok(builder.with_tls(url.tls_files(ENVIRONMENT)?)),
+        Some("false") if files => return Err(invalid("`tls=false` does not go with PEM files; leave one or the other out")),
+        // What the environment says is for those who do not say no.
+        Some("false") if url.scheme() == "etcd" => return Ok(builder),
+        Some(_) => return Err(invalid("`tls` is true or false, and true for etcds://")),
+    }
     let files = url.tls_files(ENVIRONMENT)?;
-    let asked = match url.param("tls") {
-        None => url.scheme() == "etcds",
-        Some("true") => true,
-        Some("false") if url.scheme() == "etcd" => false,
-        Some(_) => return Err(LockError::new(ErrorKind::InvalidUrl, "`tls` is true or false, and true for etcds://")),
-    };
-    Ok(if asked || files != TlsFiles::default() { builder.with_tls(files) } else { builder })
+    Ok(if url.scheme() == "etcds" || files != TlsFiles::default() { builder.with_tls(files) } else { builder })
 }
 
 #[cfg(test)]
@@ -297,6 +301,53 @@ mod tests {
         assert!(builder("etcd://h?tls=true").unwrap().tls.is_some());
         assert!(builder("etcd://h?tls=false").unwrap().tls.is_none());
         assert!(builder("etcds://h?tls=false").is_err());
+        assert!(builder("etcd://h?tls=false&ca=/x").unwrap_err().to_string().contains("tls=false"));
+    }
+
+    /// In a process of its own, for the environment is everybody's.
+    #[test]
+    fn an_explicit_no_wins_over_the_environment() {
+        const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        if std::env::var("LOCK_ETCD_CA").is_ok_and(|ca| ca == FILE) {
+            assert!(builder("etcd://h").unwrap().tls.is_some());
+            assert!(builder("etcd://h?tls=false").unwrap().tls.is_none());
+            return;
+        }
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "config::tests::an_explicit_no_wins_over_the_environment";
+        let output = again.args(["--exact", name]).env("LOCK_ETCD_CA", FILE).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+    }
+
+    #[test]
+    fn a_namespace_given_as_a_parameter_is_told_its_place() {
+        for url in ["etcd://h?prefix=x", "etcd://h?namespace=x"] {
+            assert!(builder(url).unwrap_err().to_string().contains("the namespace is the path"), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_setters_does_not_matter() {
+        type Setter = fn(EtcdLockBuilder) -> EtcdLockBuilder;
+        let setters: [Setter; 6] = [
+            |builder| builder.with_namespace("n"),
+            |builder| builder.with_ttl(Duration::from_secs(7)),
+            |builder| builder.with_connect_timeout(Duration::from_secs(1)),
+            |builder| builder.with_request_timeout(Duration::from_secs(2)),
+            |builder| builder.with_user("u", "p"),
+            |builder| builder.with_tls(TlsFiles::default()),
+        ];
+        let set = |order: &mut dyn Iterator<Item = &Setter>| order.fold(EtcdLock::builder(["h"]), |builder, set| set(builder));
+        for at in 0..setters.len() {
+            let rotated: Vec<_> = setters[at..].iter().chain(&setters[..at]).collect();
+            for order in [set(&mut rotated.iter().copied()), set(&mut rotated.iter().rev().copied())] {
+                let EtcdLockBuilder { namespace, ttl, connect_timeout, request_timeout, user, tls, .. } = order;
+                let user = user.map(|(name, password)| (name, password.expose().to_owned()));
+                assert_eq!((namespace.as_str(), ttl.as_secs(), user), ("n", 7, Some(("u".to_owned(), "p".to_owned()))));
+                assert_eq!((connect_timeout.as_secs(), request_timeout.as_secs(), tls.is_some()), (1, 2, true));
+            }
+        }
     }
 
     #[test]
