@@ -1,10 +1,11 @@
 use std::{future::Future, pin::pin, time::Duration};
 
-use crate::{AcquireOptions, DistributedLock, GuardState, LockError, LockGuard, LockName, guard::Hold};
+use crate::{AcquireOptions, DistributedLock, GuardState, LockError, LockGuard, LockName, Operation, guard::Hold};
 
 /// Shorter ways to call a [`DistributedLock`], on every implementation.
 ///
-/// Names may be given as `&str`, `String`, `&LockName` or [`LockName`].
+/// Names may be given as `&str`, `&&str`, `String`, `&String`, `Cow<str>`, `Box<str>`, `Arc<str>`, `&LockName` or
+/// [`LockName`].
 pub trait DistributedLockExt: DistributedLock {
     /// Waits until the lock is free and takes it, with default options.
     ///
@@ -30,7 +31,7 @@ pub trait DistributedLockExt: DistributedLock {
         N: TryInto<LockName> + Send,
         LockError: From<N::Error>,
     {
-        let name = name.try_into().map_err(LockError::from);
+        let name = named(name, Operation::Acquire);
         async move { self.acquire_with(&name?, AcquireOptions::new()).await }
     }
 
@@ -48,11 +49,15 @@ pub trait DistributedLockExt: DistributedLock {
         N: TryInto<LockName> + Send,
         LockError: From<N::Error>,
     {
-        let name = name.try_into().map_err(LockError::from);
+        let name = named(name, Operation::Acquire);
         async move { self.acquire_with(&name?, AcquireOptions::new().with_timeout(timeout)).await }
     }
 
     /// Takes the lock if it is free, without waiting.
+    ///
+    /// Keep what it returns: a guard that is dropped releases its lock at once. Rust warns of a statement that throws
+    /// a guard away, but not of one that throws away an `Option` with a guard in it, as `locks.try_acquire("a").await?;`
+    /// does, nor of `let _ = ...`.
     ///
     /// # Errors
     ///
@@ -66,7 +71,7 @@ pub trait DistributedLockExt: DistributedLock {
         N: TryInto<LockName> + Send,
         LockError: From<N::Error>,
     {
-        let name = name.try_into().map_err(LockError::from);
+        let name = named(name, Operation::TryAcquire);
         async move { self.try_acquire_with(&name?, AcquireOptions::new()).await }
     }
 
@@ -107,7 +112,7 @@ pub trait DistributedLockExt: DistributedLock {
         W: Future + Send,
         W::Output: Send,
     {
-        let name = name.try_into().map_err(LockError::from);
+        let name = named(name, Operation::Acquire);
         async move {
             let guard = self.acquire_with(&name?, options).await?;
             let output = {
@@ -129,6 +134,13 @@ pub trait DistributedLockExt: DistributedLock {
             }
         }
     }
+}
+
+fn named<N: TryInto<LockName>>(name: N, operation: Operation) -> Result<LockName, LockError>
+where
+    LockError: From<N::Error>,
+{
+    name.try_into().map_err(|error| LockError::from(error).during(operation))
 }
 
 impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}

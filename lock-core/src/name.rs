@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use crate::{ErrorKind, LockError};
 
@@ -36,11 +36,12 @@ impl LockName {
             return invalid("the name is empty; give the lock a name of at least one character".into());
         }
         if name.len() > Self::MAX_LEN {
-            let (length, most) = (name.len(), Self::MAX_LEN);
-            return invalid(format!("the name has {length} bytes; at most {most} are allowed, hash longer ones"));
+            let (shown, length, most) = (shown(&name), name.len(), Self::MAX_LEN);
+            return invalid(format!("the name {shown} has {length} bytes; at most {most} are allowed, hash longer ones"));
         }
         if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
-            return invalid(format!("the name holds the control character {found:?} at byte {at}; remove or encode it"));
+            let shown = shown(&name);
+            return invalid(format!("the name {shown} holds the control character {found:?} at byte {at}; remove or encode it"));
         }
         Ok(Self(name))
     }
@@ -49,6 +50,15 @@ impl LockName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A text of any kind, quoted and short.
+pub(crate) fn shown(text: &str) -> String {
+    const MOST: usize = 64;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -102,6 +112,38 @@ impl TryFrom<&String> for LockName {
     }
 }
 
+impl TryFrom<&&str> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: &&str) -> Result<Self, LockError> {
+        Self::new(*name)
+    }
+}
+
+impl TryFrom<Cow<'_, str>> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: Cow<'_, str>) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<Box<str>> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: Box<str>) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<Arc<str>> for LockName {
+    type Error = LockError;
+
+    fn try_from(name: Arc<str>) -> Result<Self, LockError> {
+        Self::new(name)
+    }
+}
+
 impl From<&LockName> for LockName {
     fn from(name: &LockName) -> Self {
         name.clone()
@@ -128,6 +170,20 @@ mod tests {
             assert!(error.to_string().contains(hint), "{error}");
         }
         let error = LockName::new("x".repeat(LockName::MAX_LEN + 1)).unwrap_err();
-        assert!(error.to_string().contains("4097 bytes"), "{error}");
+        assert!(error.to_string().contains("4097 bytes") && error.to_string().contains("\"xxxx"), "{error}");
+        assert!(error.to_string().len() < 250, "{error}");
+        let error = LockName::new("orders\n42").unwrap_err();
+        assert!(error.to_string().contains(r#""orders\n42""#), "{error}");
+    }
+
+    #[test]
+    fn every_kind_of_text_is_taken() {
+        fn name<N: TryInto<LockName, Error: std::fmt::Debug>>(name: N) -> LockName {
+            name.try_into().unwrap()
+        }
+        let owned = name(String::from("a"));
+        for other in [name("a"), name(&"a"), name(&owned), name(Cow::from("a")), name(Box::<str>::from("a")), name(Arc::<str>::from("a"))] {
+            assert_eq!(other, owned);
+        }
     }
 }

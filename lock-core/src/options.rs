@@ -9,7 +9,10 @@ pub enum Mode {
     /// Everybody else.
     #[default]
     Exclusive,
-    /// Only exclusive holders. Needs [`Capabilities::shared_mode`].
+    /// Only exclusive holders.
+    ///
+    /// No backend of this workspace has it yet: all answer [`ErrorKind::Unsupported`]. It is here so that one that has
+    /// it, and says so in [`Capabilities::shared_mode`], does not need another contract.
     Shared,
 }
 
