@@ -1,4 +1,4 @@
-use std::{borrow::Cow, convert::Infallible, error::Error, fmt};
+use std::{borrow::Cow, convert::Infallible, error::Error, fmt, sync::Arc};
 
 use crate::LockName;
 
@@ -102,8 +102,9 @@ impl fmt::Display for Operation {
 
 /// The error of every operation: a [kind](LockError::kind), where it arose, what to do, and the cause.
 ///
-/// `Display` is one line; the cause is in [`Error::source`]. No message and no `Debug` output holds a password, a
-/// token or a private key.
+/// `Display` is one line that ends with the causes, so that a log needs nothing else; they are also in
+/// [`Error::source`]. A reporter that prints the chain of sources as well shows them twice. No message and no `Debug`
+/// output holds a password, a token or a private key.
 ///
 /// ```
 /// use lock_core::{ErrorKind, LockError, Operation, RetryAdvice};
@@ -115,13 +116,15 @@ impl fmt::Display for Operation {
 /// assert_eq!(error.to_string(), "acquire `orders` on etcd: unavailable: no endpoint answered within 5s");
 /// assert_eq!(error.retry(), RetryAdvice::Later);
 /// assert!(!error.is_indeterminate());
+///
+/// let error = LockError::new(ErrorKind::Unavailable, "cannot reach 10.0.0.7:2379").caused_by("connection refused");
+/// assert_eq!(error.to_string(), "unavailable: cannot reach 10.0.0.7:2379: connection refused");
 /// # Ok::<(), LockError>(())
 /// ```
-#[derive(thiserror::Error)]
-#[error(transparent)]
+#[derive(Clone)]
 pub struct LockError(Box<Details>);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone)]
 struct Details {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -129,7 +132,7 @@ struct Details {
     backend: Option<Cow<'static, str>>,
     name: Option<LockName>,
     indeterminate: bool,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl LockError {
@@ -171,7 +174,7 @@ impl LockError {
     /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -240,17 +243,40 @@ impl From<Infallible> for LockError {
     }
 }
 
-impl fmt::Display for Details {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let operation = self.operation.map(|operation| operation.to_string());
-        let name = self.name.as_ref().map(|name| format!("`{name}`"));
-        let backend = self.backend.as_ref().map(|backend| format!("on {backend}"));
-        let context: Vec<_> = [operation, name, backend].into_iter().flatten().collect();
-        if !context.is_empty() {
-            write!(f, "{}: ", context.join(" "))?;
-        }
-        write!(f, "{}: {}", self.kind, self.message)
+impl Error for LockError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
     }
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details { operation, backend, name, kind, message, .. } = &*self.0;
+        let operation = operation.map(|operation| operation.to_string());
+        let name = name.as_ref().map(|name| format!("`{name}`"));
+        let backend = backend.as_ref().map(|backend| format!("on {backend}"));
+        let context: Vec<_> = [operation, name, backend].into_iter().flatten().collect();
+        let mut text = if context.is_empty() { String::new() } else { format!("{}: ", context.join(" ")) };
+        text += &format!("{kind}: {message}");
+        let (mut next, mut outer) = (self.source(), *kind);
+        while let Some(cause) = next {
+            // A cause often repeats its own cause, and an error of ours the kind of the one around it.
+            let added = match cause.downcast_ref::<Self>() {
+                Some(inner) if std::mem::replace(&mut outer, inner.kind()) == inner.kind() => inner.0.message.to_string(),
+                Some(inner) => format!("{}: {}", inner.0.kind, inner.0.message),
+                None => one_line(&cause.to_string()),
+            };
+            if !text.contains(&added) {
+                text = format!("{text}: {added}");
+            }
+            next = cause.source();
+        }
+        f.write_str(&text)
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Debug for LockError {
@@ -281,11 +307,21 @@ mod tests {
     }
 
     #[test]
-    fn display_is_one_line_and_the_cause_is_the_source() {
-        let error = LockError::new(ErrorKind::Unavailable, "cannot reach 127.0.0.1:1").on("etcd").caused_by("connection refused");
-        assert_eq!(error.to_string(), "on etcd: unavailable: cannot reach 127.0.0.1:1");
-        assert_eq!(error.source().unwrap().to_string(), "connection refused");
+    fn display_is_one_line_with_the_cause_which_is_the_source_too() {
+        let error = LockError::new(ErrorKind::Unavailable, "cannot reach 127.0.0.1:1").on("etcd").caused_by("connection\n refused");
+        assert_eq!(error.to_string(), "on etcd: unavailable: cannot reach 127.0.0.1:1: connection refused");
+        assert_eq!(error.source().unwrap().to_string(), "connection\n refused");
         let error = LockError::new(ErrorKind::UnknownScheme, "use mem://").during(Operation::Connect);
         assert_eq!(error.to_string(), "connect: unknown scheme: use mem://");
+    }
+
+    #[test]
+    fn no_cause_is_shown_twice() {
+        let refused = LockError::new(ErrorKind::Unavailable, "no connection").on("etcd").caused_by("refused");
+        let error = LockError::new(ErrorKind::Unavailable, "no answer within 2s").caused_by(refused);
+        assert_eq!(error.to_string(), "unavailable: no answer within 2s: no connection: refused");
+        let full = LockError::new(ErrorKind::Exhausted, "no space").caused_by("quota");
+        let error = LockError::new(ErrorKind::Unavailable, "no answer: quota").caused_by(full);
+        assert_eq!(error.to_string(), "unavailable: no answer: quota: resource exhausted: no space");
     }
 }

@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_text_is_taken() {
-        fn name<N: TryInto<LockName, Error: std::fmt::Debug>>(name: N) -> LockName {
+        fn name<N: TryInto<LockName, Error: fmt::Debug>>(name: N) -> LockName {
             name.try_into().unwrap()
         }
         let owned = name(String::from("a"));

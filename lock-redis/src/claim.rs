@@ -117,7 +117,7 @@ impl Claim {
         if released && connection.leads_to_who_is_in_charge() {
             self.pending.retain(|pending| !pending.is(connection));
         }
-        let error = LockError::new(cause.kind(), format!("the lock was given back, for too few replicas confirmed it: {cause}"));
+        let error = LockError::new(cause.kind(), "the lock was given back, for too few replicas confirmed it");
         let error = error.of(&self.name).caused_by(cause);
         if self.pending.is_empty() { error } else { error.indeterminate() }
     }

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use lock_core::{
     ErrorKind, LockError, LockGuard, LockName, Terms,
-    backend::{Clock, Holds, Keeper, bounded},
+    backend::{Holds, Keeper, bounded},
 };
 
 use crate::{

@@ -67,7 +67,7 @@ impl Client {
             Some(Ok(None)) => self.report(Kind::NotFree { ask }).await,
             Some(Err(error)) if error.kind() == ErrorKind::TimedOut => self.report(Kind::TimedOut { ask }).await,
             Some(Err(error)) => {
-                self.report(Kind::Failed { ask, error: in_full(&error) }).await?;
+                self.report(Kind::Failed { ask, error: error.to_string() }).await?;
                 tokio::time::sleep(self.rng.duration(50 * MILLI..200 * MILLI)).await;
                 Ok(())
             }
@@ -125,10 +125,10 @@ impl Client {
         match error {
             // Known before, or news; whether it may be lost is looked at apart from what may fail.
             Some(error) if error.kind() == ErrorKind::Lost => {
-                self.report(Kind::Lost { ask, why: in_full(&error) }).await?;
+                self.report(Kind::Lost { ask, why: error.to_string() }).await?;
                 self.report(Kind::Ended { ask, error: None }).await
             }
-            error => self.report(Kind::Ended { ask, error: error.map(|error| in_full(&error)) }).await,
+            error => self.report(Kind::Ended { ask, error: error.map(|error| error.to_string()) }).await,
         }
     }
 
@@ -200,14 +200,4 @@ async fn briefly(time: Duration) {
     while tokio::time::Instant::now() < end {
         tokio::task::yield_now().await;
     }
-}
-
-fn in_full(error: &LockError) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -71,16 +71,9 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(exact) => ExitCode::from(u8::from(!exact)),
         Err(error) => {
-            eprintln!("counter: {}", in_full(&*error));
+            eprintln!("counter: {error}");
             ExitCode::from(2)
         }
-    }
-}
-
-fn in_full(error: &dyn Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", in_full(cause)),
-        None => error.to_string(),
     }
 }
 
