@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     path::Path,
     time::Duration,
 };
@@ -200,8 +200,7 @@ fn redis_says(server: &Server, commands: &[&str]) -> io::Result<String> {
 }
 
 fn redis_says_within(limit: Duration, server: &Server, commands: &[&str]) -> io::Result<String> {
-    let address: SocketAddr = server.endpoint().replace("localhost", "127.0.0.1").parse().map_err(io::Error::other)?;
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    let mut stream = TcpStream::connect_timeout(&server.address()?, LIMIT)?;
     stream.set_read_timeout(Some(limit))?;
     let mut reply = String::new();
     for command in commands {

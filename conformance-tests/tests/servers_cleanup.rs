@@ -1,4 +1,4 @@
-//! However a test process ends, its servers and their directories are gone.
+//! However a test process ends, its servers and their directories, or containers, are gone.
 #![cfg(all(feature = "servers", target_os = "linux"))]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
@@ -38,10 +38,12 @@ fn a_process_with_servers() {
     }
 }
 
-/// One in a container has neither.
 fn announce(server: &Server) {
-    let directory = server.directory().unwrap_or_default();
-    println!("\n{MARK}{} {}", server.pid().unwrap_or_default(), directory.display());
+    match (server.pid(), server.directory(), server.container_name()) {
+        (Some(pid), Some(directory), _) => println!("\n{MARK}process {pid} {}", directory.display()),
+        (_, _, Some(container)) => println!("\n{MARK}container {container} -"),
+        _ => panic!("a server of one's own is one of these: {server:?}"),
+    }
 }
 
 #[test]
@@ -96,7 +98,8 @@ fn gone_after_sigkill_although_frozen() {
 fn the_server_ends_with_its_supervisor() {
     let leashes = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).status();
     let Some(process) = Process::start("wait").filter(|_| leashes.is_ok_and(|status| status.success())) else { return };
-    for (pid, directory) in &process.servers {
+    for server in &process.servers {
+        let Running::Process(pid, directory) = server else { continue };
         send("KILL", &parent_of(*pid).to_string());
         eventually("the server is gone", || !exists(*pid));
         let _ = fs::remove_dir_all(directory);
@@ -107,7 +110,39 @@ fn the_server_ends_with_its_supervisor() {
 #[derive(Debug)]
 struct Process {
     child: Child,
-    servers: Vec<(u32, PathBuf)>,
+    servers: Vec<Running>,
+}
+
+/// What a server is.
+#[derive(Debug)]
+enum Running {
+    Process(u32, PathBuf),
+    Container(String),
+}
+
+impl Running {
+    fn parse(announcement: &str) -> Option<Self> {
+        let mut words = announcement.splitn(3, ' ');
+        match (words.next()?, words.next()?, words.next()?) {
+            ("process", pid, directory) => Some(Self::Process(pid.parse().ok()?, directory.into())),
+            ("container", name, _) => Some(Self::Container(name.to_owned())),
+            _ => None,
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Process(pid, directory) => exists(*pid) && directory.exists(),
+            Self::Container(name) => has_container(name),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Process(pid, directory) => !exists(*pid) && !directory.exists(),
+            Self::Container(name) => !has_container(name),
+        }
+    }
 }
 
 impl Process {
@@ -122,18 +157,13 @@ impl Process {
         command.args(["--exact", "a_process_with_servers", "--ignored", "--nocapture"]).env(END, end);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let servers: Vec<_> = lines.filter_map(|line| parse(line.strip_prefix(MARK)?)).take(2).collect();
+        let servers: Vec<_> = lines.filter_map(|line| Running::parse(line.strip_prefix(MARK)?)).take(2).collect();
         assert_eq!(servers.len(), 2, "the child announced {servers:?}");
-        let process = Self { child, servers };
-        let are_processes = process.servers.iter().all(|(pid, _)| *pid != 0);
-        if !are_processes {
-            eprintln!("skipped: the servers of this machine are in containers");
-        }
-        are_processes.then_some(process)
+        Some(Self { child, servers })
     }
 
     fn signal(&self, name: &str) {
-        self.servers.iter().for_each(|(pid, directory)| assert!(exists(*pid) && directory.exists()));
+        self.servers.iter().for_each(|server| assert!(server.is_there(), "{server:?}"));
         send(name, &self.child.id().to_string());
     }
 
@@ -144,8 +174,8 @@ impl Process {
     fn assert_all_gone(&mut self) {
         let status = self.child.wait().unwrap();
         assert!(!status.success(), "{status}");
-        for (pid, directory) in &self.servers {
-            eventually("the server and its directory are gone", || !exists(*pid) && !directory.exists());
+        for server in &self.servers {
+            eventually(&format!("{server:?} is gone"), || server.is_gone());
         }
     }
 }
@@ -157,11 +187,6 @@ impl Drop for Process {
     }
 }
 
-fn parse(announcement: &str) -> Option<(u32, PathBuf)> {
-    let (pid, directory) = announcement.split_once(' ')?;
-    Some((pid.parse().ok()?, directory.into()))
-}
-
 fn send(signal: &str, target: &str) {
     let script = format!("kill -s {signal} -- {target}");
     assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success(), "{script}");
@@ -169,6 +194,14 @@ fn send(signal: &str, target: &str) {
 
 fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Running or not, by its exact name.
+fn has_container(name: &str) -> bool {
+    let filter = format!("name=^/{name}$");
+    let output = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &filter]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    !output.stdout.is_empty()
 }
 
 fn parent_of(pid: u32) -> u32 {

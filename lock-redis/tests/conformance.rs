@@ -1,6 +1,6 @@
 //! The shared suite against a real Redis server.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use conformance_tests::{
@@ -47,8 +47,7 @@ struct One {
 
 impl One {
     async fn own(server: Server) -> Result<Self, BoxError> {
-        let address: SocketAddr = server.endpoint().parse()?;
-        let proxy = TcpProxy::start(address).await?;
+        let proxy = TcpProxy::start(server.address()?).await?;
         Ok(Self { url: format!("redis://:{PASSWORD}@{}", proxy.address()), own: Some((server, proxy)) })
     }
 

@@ -1,6 +1,6 @@
 //! The shared suite against a quorum of independent Redis servers.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use conformance_tests::{
@@ -38,8 +38,8 @@ fn three() -> Result<Vec<Server>, Skip> {
 async fn quorum(servers: Vec<Server>) -> Result<Arc<dyn Store>, LockError> {
     let mut members = Vec::new();
     for server in servers {
-        let address: SocketAddr = server.endpoint().parse().map_err(trouble)?;
-        members.push((server, TcpProxy::start(address).await.map_err(trouble)?));
+        let proxy = TcpProxy::start(server.address().map_err(trouble)?).await.map_err(trouble)?;
+        members.push((server, proxy));
     }
     Ok(Arc::new(Quorum(members)))
 }

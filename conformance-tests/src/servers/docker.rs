@@ -2,7 +2,7 @@ use std::{
     env,
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, OnceLock, mpsc},
@@ -21,6 +21,7 @@ use super::{
     poll::poll,
     ports::Ports,
     process::{START_LIMIT, new_name, tail},
+    server::resolve,
     service::{Service, Site},
 };
 
@@ -31,6 +32,7 @@ const LOCAL_IMAGE: &str = "lock-test-servers:local";
 #[derive(Debug)]
 pub(super) struct Container {
     service: Box<dyn Service>,
+    name: String,
     ports: Ports,
     host: String,
     /// `None` only while it is dropped.
@@ -64,7 +66,7 @@ impl Container {
             let host = container.get_host().await.map_err(io::Error::other)?;
             Ok::<_, io::Error>((container, host.to_string()))
         })?;
-        let server = Self { service, ports, host, container: Some(Arc::new(container)), leash };
+        let server = Self { service, name, ports, host, container: Some(Arc::new(container)), leash };
         server.wait_until_ready()?;
         server.service.set_up(server.plain_address()?)?;
         Ok(server)
@@ -72,6 +74,10 @@ impl Container {
 
     pub(super) fn endpoint(&self) -> String {
         format!("{}:{}", self.host, self.ports.client.number())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn service(&self) -> &dyn Service {
@@ -132,8 +138,7 @@ impl Container {
 
     fn plain_address(&self) -> io::Result<SocketAddr> {
         let port = if self.service.certificates().is_some() { &self.ports.plain } else { &self.ports.client };
-        let mut addresses = (self.host.as_str(), port.number()).to_socket_addrs()?;
-        addresses.find(SocketAddr::is_ipv4).ok_or_else(|| io::Error::other(format!("no address for {}", self.host)))
+        resolve(&format!("{}:{}", self.host, port.number()))
     }
 
     fn failure(&self, what: &str) -> io::Error {
@@ -150,11 +155,10 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if let Some(container) = self.container.take().and_then(Arc::into_inner) {
-            let _ = wait_for(async move { container.rm().await });
-        }
-        if let Some(mut leash) = self.leash.take() {
-            // Killed while its input is open, so that it does not remove what is gone.
+        let container = self.container.take().and_then(Arc::into_inner);
+        let removed = container.is_some_and(|container| wait_for(async move { container.rm().await.is_ok() }));
+        if let Some(mut leash) = self.leash.take().filter(|_| removed) {
+            // Killed while its input is open, so that it does not look for what is gone.
             let _ = leash.kill();
             let _ = leash.wait();
         }
@@ -184,9 +188,10 @@ fn split_tag(image: &str) -> (&str, &str) {
     }
 }
 
-/// Removes the container when this process ends without doing so, by the `docker` program if there is one.
+/// Removes the container when this process ends without doing so, by the `docker` program if there is one. More than once: the
+/// daemon may still be making it.
 fn leash(name: &str) -> Option<Child> {
-    let script = "trap '' HUP INT TERM; read -r _; docker rm --force --volumes \"$1\"";
+    let script = "trap '' HUP INT TERM; read -r _; for _ in 1 2 3 4 5 6 7 8; do docker rm --force --volumes \"$1\"; sleep 1; done";
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", script, "lock-test-leash", name]);
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

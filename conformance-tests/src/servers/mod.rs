@@ -27,8 +27,8 @@
 //! |---|---|---|
 //! | a running server, by its URL | `LOCK_TEST_ETCD` | `LOCK_TEST_REDIS` |
 //! | a program, by its path | `LOCK_TEST_ETCD_BIN` | `LOCK_TEST_REDIS_BIN` |
-//! | a program on `PATH` | `etcd` | `redis-server` |
 //! | a Docker image, by its name (feature `docker`) | `LOCK_TEST_ETCD_IMAGE` | `LOCK_TEST_REDIS_IMAGE` |
+//! | a program on `PATH` | `etcd` | `redis-server` |
 //! | the image `lock-test-servers:local`, which `scripts/test-image.sh` builds | `etcd` | `redis-server` |
 //!
 //! A running server serves only where the options are the default ones: it cannot be frozen, killed or restarted, and is

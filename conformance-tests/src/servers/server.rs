@@ -1,4 +1,9 @@
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    sync::Arc,
+};
 
 #[cfg(feature = "docker")]
 use super::docker::Container;
@@ -58,10 +63,29 @@ impl Server {
         &self.url
     }
 
-    /// `host:port`.
+    /// `host:port`; the host may be a name, as that of a container or of a server from the environment is.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// The address of its [`endpoint`](Self::endpoint), for what does not look up names.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no address, or if the environment names several endpoints.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        resolve(&self.endpoint)
+    }
+
+    /// The name of the container that it runs in, if it runs in one.
+    #[must_use]
+    pub fn container_name(&self) -> Option<&str> {
+        match &self.runner {
+            #[cfg(feature = "docker")]
+            Runner::Container(container) => Some(container.name()),
+            _ => None,
+        }
     }
 
     /// Whether it can be frozen, killed and restarted: not if it came from the environment.
@@ -184,6 +208,14 @@ impl fmt::Debug for Server {
     }
 }
 
+/// An IPv4 address if there is one: Docker may publish a container's ports on IPv4 only.
+pub(super) fn resolve(endpoint: &str) -> io::Result<SocketAddr> {
+    let failed = |why: String| io::Error::other(format!("no address for {endpoint}: {why}"));
+    let addresses: Vec<_> = endpoint.to_socket_addrs().map_err(|error| failed(error.to_string()))?.collect();
+    let found = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    found.copied().ok_or_else(|| failed("the name has none".to_owned()))
+}
+
 fn not_ours() -> io::Error {
     io::Error::other("the server came from the environment: only one that was started here can be disturbed")
 }
@@ -205,6 +237,18 @@ mod tests {
         let server = Server::external("redis", "rediss://:pw@h:1/0");
         assert_eq!((server.url(), server.endpoint()), ("rediss://:pw@h:1/0", "h:1"));
         assert!(!format!("{server:?}").contains("pw"), "{server:?}");
+    }
+
+    #[test]
+    fn looks_up_the_name_of_its_host() {
+        for host in ["localhost", "127.0.0.1"] {
+            let server = Server::external("redis", &format!("redis://:pw@{host}:1/0"));
+            assert_eq!(server.address().unwrap(), SocketAddr::from(([127, 0, 0, 1], 1)), "{host}");
+        }
+        for endpoint in ["a:1,b:2", "h", "no-such-host.invalid:1"] {
+            let error = Server::external("etcd", endpoint).address().unwrap_err().to_string();
+            assert!(error.contains(&format!("no address for {endpoint}")), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -27,7 +27,7 @@ pub(super) fn source(about: &About, allows_url: bool) -> Result<Source, String> 
 
 /// A program: the one that the variable names, else the first on the path.
 pub(super) fn program(variable: &str, name: &str) -> Result<Option<PathBuf>, String> {
-    program_in(variable, name, &from_environment)
+    Ok(named_program(variable, &from_environment)?.or_else(|| on_path(name, &from_environment)))
 }
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -53,7 +53,14 @@ fn source_in(about: &About, allows_url: bool, variables: Variables<'_>, images: 
     if let Some(url) = url.as_ref().filter(|_| allows_url) {
         return Ok(Source::Url(url.to_string_lossy().into_owned()));
     }
-    if let Some(program) = program_in(about.program_variable, about.program, variables)? {
+    if let Some(program) = named_program(about.program_variable, variables)? {
+        return Ok(Source::Program(program));
+    }
+    // What a variable names comes before what happens to be installed.
+    if variables(about.image_variable).is_some() {
+        return images(about);
+    }
+    if let Some(program) = on_path(about.program, variables) {
         return Ok(Source::Program(program));
     }
     let obstacle = match images(about) {
@@ -65,16 +72,14 @@ fn source_in(about: &About, allows_url: bool, variables: Variables<'_>, images: 
     Err(format!("{own}there is no {} on PATH; {obstacle}; {advice}", about.program))
 }
 
-fn program_in(variable: &str, name: &str, variables: Variables<'_>) -> Result<Option<PathBuf>, String> {
-    if let Some(path) = variables(variable).map(PathBuf::from) {
-        return if is_program(&path) { Ok(Some(path)) } else { Err(format!("{variable} names {}, which is no program", path.display())) };
-    }
-    let path = variables("PATH").unwrap_or_default();
-    Ok(on_path(name, &path))
+fn named_program(variable: &str, variables: Variables<'_>) -> Result<Option<PathBuf>, String> {
+    let Some(path) = variables(variable).map(PathBuf::from) else { return Ok(None) };
+    if is_program(&path) { Ok(Some(path)) } else { Err(format!("{variable} names {}, which is no program", path.display())) }
 }
 
-fn on_path(name: &str, path: &OsStr) -> Option<PathBuf> {
-    env::split_paths(path).map(|directory| directory.join(name)).find(|program| is_program(program))
+fn on_path(name: &str, variables: Variables<'_>) -> Option<PathBuf> {
+    let path = variables("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|program| is_program(program))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -120,6 +125,15 @@ mod tests {
         assert_eq!(look(&all[1..2], true), Ok(Source::Program(program.clone())));
         let path = format!("/nowhere:{path}");
         assert_eq!(look(&[("PATH", &path)], true), Ok(Source::Program(program)));
+    }
+
+    #[test]
+    fn prefers_a_named_image_to_a_program_that_happens_to_be_there() {
+        let directory = directory_with_program();
+        let program = directory.path().join("x-server");
+        let all = [("X_BIN", program.to_str().unwrap()), ("X_IMAGE", "x:1"), ("PATH", directory.path().to_str().unwrap())];
+        assert_eq!(look(&all, true), Ok(Source::Program(program.clone())));
+        assert_eq!(look(&all[1..], true), Err("no Docker".to_owned()), "the program on the path was not meant");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     EtcdCluster, EtcdOptions, RedisCluster, RedisOptions, RedisSentinel, Server, Skip,
     process::Process,
     service::{About, Service},
-    source::{Source, source},
+    source::{self, Source, source},
 };
 
 /// An etcd server.
@@ -96,10 +96,9 @@ pub fn redis_sentinel(options: RedisOptions, replicas: usize, sentinels: usize, 
 
 /// The program itself, for servers that belong together.
 fn program(about: &About) -> Result<PathBuf, Skip> {
-    match source(about, false).map_err(Skip::new)? {
-        Source::Program(program) => Ok(program),
-        _ => Err(Skip::new(format!("a cluster needs the program {} itself; set {}", about.program, about.program_variable))),
-    }
+    let About { program, program_variable, package, .. } = about;
+    let missing = || format!("a cluster needs the program {program} itself; install Debian's {package} or set {program_variable}");
+    source::program(program_variable, program).and_then(|found| found.ok_or_else(missing)).map_err(Skip::new)
 }
 
 /// Why [`etcd`] would skip, without starting one: for a runner that lists its cases first.

@@ -44,7 +44,7 @@ pub(crate) fn own() -> Result<Server, Skip> {
 }
 
 pub(crate) fn address(server: &Server) -> SocketAddr {
-    server.endpoint().parse().unwrap()
+    server.address().unwrap()
 }
 
 /// A client whose locks do not expire while a test runs.

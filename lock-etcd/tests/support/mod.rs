@@ -44,7 +44,7 @@ impl EtcdHarness {
     /// A server of one's own behind a proxy of one's own; `None` where this machine has no etcd to start.
     pub(crate) async fn own() -> Result<Option<Self>, BoxError> {
         let Ok(server) = servers::etcd(EtcdOptions::new().own()) else { return Ok(None) };
-        let proxy = TcpProxy::start(server.endpoint().parse()?).await?;
+        let proxy = TcpProxy::start(server.address()?).await?;
         Ok(Some(Self { endpoint: proxy.address().to_string(), server: Some(server), proxy: Some(proxy), clients: Mutex::default() }))
     }
 

@@ -49,7 +49,7 @@ pub(crate) fn forgetful() -> Result<Server, Skip> {
 }
 
 pub(crate) fn address(server: &Server) -> SocketAddr {
-    server.endpoint().parse().unwrap()
+    server.address().unwrap()
 }
 
 /// The host and the port of an endpoint.

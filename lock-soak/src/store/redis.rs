@@ -69,7 +69,7 @@ fn script(code: &str, register: u32) -> Cmd {
 impl Redis {
     pub(super) async fn start() -> Result<Self, BoxError> {
         let server = tokio::task::spawn_blocking(|| servers::redis(RedisOptions::new().own())).await??;
-        let proxy = TcpProxy::start(server.endpoint().parse()?).await?;
+        let proxy = TcpProxy::start(server.address()?).await?;
         Ok(Self { server, proxy, look: Mutex::default() })
     }
 
