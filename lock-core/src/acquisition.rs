@@ -6,11 +6,12 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockName, LossReason, OwnerId,
-    backend::{Entry, Holds, Keep, Lease, release_until_definite},
+    backend::{Entry, Holds, Keep, Lease, Left, Removal, release_until_definite},
     latch::{Code, Latch},
 };
 
@@ -119,13 +120,7 @@ impl Acquisition {
         if nothing_left || self.entry.release_now().is_some() {
             return;
         }
-        let acquisition = Arc::clone(self);
-        self.registered.holds.tasks().spawn(async move {
-            if let Err(error) = acquisition.release_entry().await {
-                let (backend, name) = (acquisition.backend, &acquisition.name);
-                tracing::warn!(backend, %name, %error, "background release failed, the lock ends with its TTL");
-            }
-        });
+        self.registered.holds.tasks().remove(Arc::clone(self) as _);
     }
 
     pub(crate) fn lost_error(&self) -> LockError {
@@ -139,6 +134,20 @@ impl Acquisition {
 
     pub(crate) fn loss(&self, reason: LossReason) -> LockError {
         LockError::new(ErrorKind::Lost, reason.to_string()).on(self.backend).of(&self.name)
+    }
+}
+
+#[async_trait]
+impl Removal for Acquisition {
+    async fn remove(&self) {
+        if let Err(error) = self.release_entry().await {
+            let (backend, name) = (self.backend, &self.name);
+            tracing::warn!(backend, %name, %error, "background release failed, the lock ends with its TTL");
+        }
+    }
+
+    fn left(&self) -> Left {
+        Left { what: format!("`{}` on {}", self.name, self.backend), ends_in: self.lease.remaining() }
     }
 }
 

@@ -148,15 +148,7 @@ impl LockGuard {
         acquisition.stop_renewal();
         let outcome = match acquisition.release_entry_now() {
             Some(held) => Ok(held),
-            None => tokio::select! {
-                biased;
-                outcome = acquisition.release_entry_in_time() => outcome,
-                () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
-                    ErrorKind::Unavailable,
-                    "no answer before the guard's deadline; the lock ends with its TTL",
-                )
-                .indeterminate()),
-            },
+            None => released_by(acquisition, deadline).await,
         };
         let outcome = match outcome {
             Ok(held) => {
@@ -171,6 +163,22 @@ impl LockGuard {
 
     pub(crate) fn acquisition(&self) -> &Arc<Acquisition> {
         &self.hold.0
+    }
+}
+
+/// The rest of a release, which the deadline ends.
+async fn released_by(acquisition: &Acquisition, deadline: Moment) -> Result<bool, LockError> {
+    let tasks = acquisition.registered.holds.tasks();
+    tasks.ensure_removing()?;
+    tokio::select! {
+        biased;
+        outcome = acquisition.release_entry_in_time() => outcome,
+        () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
+            ErrorKind::Unavailable,
+            "no answer before the guard's deadline; the lock ends with its TTL",
+        )
+        .indeterminate()),
+        trouble = tasks.trouble() => Err(trouble.indeterminate()),
     }
 }
 

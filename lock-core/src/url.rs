@@ -91,6 +91,16 @@ impl LockUrl {
         self.param(key).map(parse).transpose()
     }
 
+    /// A query parameter that is `true` or `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidUrl`] if it is neither.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, LockError> {
+        let parse = |text: &str| text.parse().map_err(|_| invalid(format!("`{key}` is true or false")));
+        self.param(key).map(parse).transpose()
+    }
+
     /// Refuses parameters that the backend does not know, so that a misspelt one is not ignored.
     ///
     /// # Errors

@@ -234,7 +234,7 @@ async fn each_alone(batch: Vec<Job>) {
     futures_util::future::join_all(each).await;
 }
 
-async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
+pub(crate) async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
     Ok(Answer { succeeded: response.succeeded(), revision: revision(&response), responses: response.op_responses() })
 }

@@ -313,7 +313,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if self.armed {
-            self.entry.core.holds.tasks().spawn(Arc::clone(&self.entry).remove_in_the_end());
+            self.entry.core.holds.tasks().remove(Arc::clone(&self.entry) as _);
         }
     }
 }

@@ -51,15 +51,23 @@ struct Member {
     endpoint: String,
     options: ConnectOptions,
     client: OnceCell<Client>,
+    /// The same once the runtime on which that one was made has ended, and its connection with it.
+    client_of_fallback: OnceCell<Client>,
     /// Where its connection lives: not on a runtime that an application starts for a single call.
     home: Tasks,
 }
 
 impl Cluster {
     /// The members behind `endpoints`, connected on first use, starting with a random one so that clients spread.
-    pub(crate) fn new(endpoints: Vec<String>, options: &ConnectOptions, times: Times) -> Self {
-        let home = Tasks::current();
-        let member = |endpoint| Member { endpoint, options: options.clone(), client: OnceCell::new(), home: home.clone() };
+    pub(crate) fn new(endpoints: Vec<String>, options: &ConnectOptions, times: Times, home: &Tasks) -> Self {
+        let (client, client_of_fallback) = (OnceCell::new(), OnceCell::new());
+        let member = |endpoint| Member {
+            endpoint,
+            options: options.clone(),
+            client: client.clone(),
+            client_of_fallback: client_of_fallback.clone(),
+            home: home.clone(),
+        };
         let first = (rand::random::<u64>() % endpoints.len().max(1) as u64) as usize;
         Self {
             members: endpoints.into_iter().map(member).collect(),
@@ -70,9 +78,11 @@ impl Cluster {
     }
 
     /// A client that the application connected; it balances over its endpoints itself.
-    pub(crate) fn of_client(client: Client, times: Times) -> Self {
-        let (options, client) = (ConnectOptions::new(), OnceCell::new_with(Some(client)));
-        let member = Member { endpoint: "the given client".into(), options, client, home: Tasks::current() };
+    pub(crate) fn of_client(client: Client, times: Times, home: &Tasks) -> Self {
+        // Where it was made is not known: nor is a way to make another.
+        let client = OnceCell::new_with(Some(client));
+        let (options, client_of_fallback) = (ConnectOptions::new(), client.clone());
+        let member = Member { endpoint: "the given client".into(), options, client, client_of_fallback, home: home.clone() };
         Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times }
     }
 
@@ -203,7 +213,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 impl Member {
     async fn client(&self) -> Result<&Client, Failure> {
-        self.client.get_or_try_init(|| self.connect()).await
+        let client = if self.home.have_moved() { &self.client_of_fallback } else { &self.client };
+        client.get_or_try_init(|| self.connect()).await
     }
 
     async fn connect(&self) -> Result<Client, Failure> {

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use lock_core::{
     AcquireOptions, Capabilities, Connector, DistributedLock, ErrorKind, LockError, LockName, LockUrl, Operation, Secret, TlsFiles,
+    backend::{HomeOptions, Tasks},
 };
 
 use crate::{
@@ -23,7 +24,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The port of an endpoint that names none.
 const DEFAULT_PORT: u16 = 2379;
 
-const PARAMETERS: &[&str] = &["ttl", "connect_timeout", "request_timeout", "tls", "ca", "cert", "key"];
+const PARAMETERS: &[&str] =
+    &["ttl", "connect_timeout", "request_timeout", "tls", "ca", "cert", "key", "background_thread", "release_at_exit"];
 const ENVIRONMENT: &str = "LOCK_ETCD";
 
 /// Configures an [`EtcdLock`].
@@ -36,6 +38,7 @@ pub struct EtcdLockBuilder {
     request_timeout: Duration,
     user: Option<(String, Secret)>,
     tls: Option<TlsFiles>,
+    home: HomeOptions,
 }
 
 impl EtcdLockBuilder {
@@ -48,6 +51,7 @@ impl EtcdLockBuilder {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             user: None,
             tls: None,
+            home: HomeOptions::default(),
         }
     }
 
@@ -98,6 +102,28 @@ impl EtcdLockBuilder {
         self
     }
 
+    /// Whether the client has a thread of its own for its connections, renewals and clean-ups; default: no, they are tasks of the
+    /// runtime that connects.
+    ///
+    /// With it a guard is renewed whatever the application's runtimes do: a current-thread runtime that does no work outside
+    /// `block_on`, one that is blocked for longer than a TTL, or one that ends. It costs a switch of threads for each request.
+    #[must_use]
+    pub fn with_background_thread(mut self, background_thread: bool) -> Self {
+        self.home.background_thread = background_thread;
+        self
+    }
+
+    /// Whether the end of the runtime waits for releases that are on their way, or that it sets off: as of a guard that is alive
+    /// at the end of `main`; default: yes, for at most half a second in the life of the client
+    /// ([`EXIT_LIMIT`](lock_core::backend::EXIT_LIMIT)).
+    ///
+    /// What is not released then stays locked until its lease ends, and a warning says so.
+    #[must_use]
+    pub fn with_release_at_exit(mut self, release_at_exit: bool) -> Self {
+        self.home.release_at_exit = release_at_exit;
+        self
+    }
+
     /// Connects, and makes sure that a member answers.
     ///
     /// # Errors
@@ -119,8 +145,9 @@ impl EtcdLockBuilder {
                 "no endpoint is given; write host:port, by default etcd's port is 2379",
             )));
         }
-        let cluster = Cluster::new(self.endpoints.clone(), &options, times);
-        self.finish(cluster).await.map_err(context)
+        let home = self.home().map_err(context)?;
+        let cluster = Cluster::new(self.endpoints.clone(), &options, times, &home);
+        self.finish(cluster, &home).await.map_err(context)
     }
 
     /// Uses a client that the application has connected; of this builder's settings only namespace, TTL and timeouts count.
@@ -130,17 +157,23 @@ impl EtcdLockBuilder {
     /// As [`connect`](Self::connect).
     pub async fn connect_with(self, client: etcd_client::Client) -> Result<EtcdLock, LockError> {
         let context = |error: LockError| error.during(Operation::Connect).on(BACKEND);
-        let cluster = Cluster::of_client(client, self.times().map_err(context)?);
-        self.finish(cluster).await.map_err(context)
+        let times = self.times().map_err(context)?;
+        let home = self.home().map_err(context)?;
+        let cluster = Cluster::of_client(client, times, &home);
+        self.finish(cluster, &home).await.map_err(context)
     }
 
-    async fn finish(self, cluster: Cluster) -> Result<EtcdLock, LockError> {
+    fn home(&self) -> Result<Tasks, LockError> {
+        Tasks::start(HomeOptions { patience: self.request_timeout, ..self.home })
+    }
+
+    async fn finish(self, cluster: Cluster, home: &Tasks) -> Result<EtcdLock, LockError> {
         let terms = AcquireOptions::new().resolve(&capabilities(), self.ttl)?;
         let namespace = match self.namespace.trim_matches('/') {
             "" => String::new(),
             namespace => format!("{}/", LockName::new(namespace)?),
         };
-        let core = Core::new(cluster, namespace, terms.ttl);
+        let core = Core::new(cluster, namespace, terms.ttl, home);
         core.connect(&terms, self.connect_timeout).await?;
         Ok(EtcdLock(core))
     }
@@ -254,6 +287,12 @@ fn builder_of(url: &LockUrl) -> Result<EtcdLockBuilder, LockError> {
     }
     if let Some(timeout) = url.duration("request_timeout")? {
         builder = builder.with_request_timeout(timeout);
+    }
+    if let Some(background_thread) = url.flag("background_thread")? {
+        builder = builder.with_background_thread(background_thread);
+    }
+    if let Some(release_at_exit) = url.flag("release_at_exit")? {
+        builder = builder.with_release_at_exit(release_at_exit);
     }
     builder = match url.credentials(ENVIRONMENT) {
         (Some(name), Some(password)) => builder.with_user(name, password.expose()),

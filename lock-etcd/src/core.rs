@@ -1,8 +1,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use lock_core::{
-    LockError, LockName, Terms,
-    backend::{Holds, Tasks},
+    LockError, LockName, Operation, Terms,
+    backend::{Holds, Tasks, ensure_runtime},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -35,9 +35,9 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(cluster: Cluster, namespace: String, default_ttl: Duration) -> Arc<Self> {
-        let (cluster, services, stop) = (Arc::new(cluster), Tasks::current(), CancellationToken::new());
-        let holds = Holds::new(BACKEND, Tasks::current());
+    pub(crate) fn new(cluster: Cluster, namespace: String, default_ttl: Duration, home: &Tasks) -> Arc<Self> {
+        let (cluster, services, stop) = (Arc::new(cluster), home.apart(), CancellationToken::new());
+        let holds = Holds::new(BACKEND, home.apart());
         let (watches, serve_watches) = Watches::new(Arc::clone(&cluster));
         let (monitor, serve_monitor) = Monitor::new(Arc::clone(&cluster), watches.clone());
         for service in [Box::pin(serve_watches) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(serve_monitor)] {
@@ -52,7 +52,7 @@ impl Core {
         Arc::new(Self {
             sessions: Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl),
             views: Views::new(Arc::clone(&cluster), watches, services.clone(), stop.clone()),
-            batches: Batches::new(Tasks::current(), cluster.attempt_limit()),
+            batches: Batches::new(home.apart(), cluster.attempt_limit()),
             namespace,
             default_ttl,
             cluster,
@@ -73,7 +73,9 @@ impl Core {
         self.cluster
             .call_repeatedly(|etcd| {
                 let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
-                async move { batches.txn(kv, request).await }
+                let have_moved = self.holds.tasks().have_moved();
+                // Senders may have ended with their runtime, and count as there.
+                async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
             })
             .await
     }
@@ -105,7 +107,19 @@ impl Core {
     }
 
     async fn close(&self) -> Result<(), LockError> {
+        ensure_runtime().map_err(|error| error.during(Operation::Shutdown).on(BACKEND))?;
         self.holds.close();
+        if self.holds.tasks().ensure_removing().is_err() {
+            // Says so, and loses the guards.
+            return self.holds.shutdown().await;
+        }
+        tokio::select! {
+            closed = self.revoke_and_release() => closed,
+            trouble = self.holds.tasks().trouble() => Err(trouble.during(Operation::Shutdown).on(BACKEND)),
+        }
+    }
+
+    async fn revoke_and_release(&self) -> Result<(), LockError> {
         // Revoking a lease removes every entry that it keeps: one request for any number of guards.
         self.sessions.close().await;
         let released = self.holds.shutdown().await;

@@ -7,10 +7,15 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, TxnOp};
-use lock_core::LockName;
+use lock_core::{
+    LockName,
+    backend::{Left, Removal},
+};
 
 use crate::{
+    BACKEND,
     batch::{self, Company},
     core::Core,
     error::Failure,
@@ -53,7 +58,7 @@ impl OwnEntry {
     }
 
     /// Removes the entry, until that is done or its lease has ended.
-    pub(crate) async fn remove_in_the_end(self: Arc<Self>) {
+    async fn remove_in_the_end(&self) {
         let mut pause = FIRST_PAUSE;
         while let Err(failure) = self.remove().await {
             if !self.session.is_alive() {
@@ -78,6 +83,17 @@ impl OwnEntry {
         } else {
             self.session.places().give_back(&self.name, self.number);
         }
+    }
+}
+
+#[async_trait]
+impl Removal for OwnEntry {
+    async fn remove(&self) {
+        self.remove_in_the_end().await;
+    }
+
+    fn left(&self) -> Left {
+        Left { what: format!("`{}` on {BACKEND}, waited for", self.name), ends_in: self.session.lease().remaining() }
     }
 }
 

@@ -36,6 +36,11 @@ impl Places {
         self.lock().get(name).is_some_and(|numbers| numbers.next > 1)
     }
 
+    /// Whether no entry is there, or may come to be.
+    pub(crate) fn are_free(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Only for a number whose key is not in the store, and that no request on its way can put there.
     pub(crate) fn give_back(&self, name: &LockName, number: u64) {
         let mut places = self.lock();

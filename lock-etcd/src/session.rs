@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
 use lock_core::{
     ErrorKind, LockError, LossReason, Operation, Terms,
-    backend::{Clock, Keep, Keeper, Lease, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
+    backend::{Clock, Keep, Keeper, Lease, Left, Removal, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -87,13 +87,34 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.ghosts.lay_to_rest();
-        let (home, id, lease) = (Arc::clone(&self.home), self.granted.id, Arc::clone(&self.lease));
-        home.tasks.clone().spawn(async move {
-            // Nobody is waiting for it, and entries that are left block their locks until it is done.
-            while revoke(&home.cluster, id).await.is_err() && lease.deadline().is_ok() && !home.closing.is_cancelled() {
-                tokio::time::sleep(REVOKE_PAUSE).await;
-            }
-        });
+        let revocation = Revocation { home: Arc::clone(&self.home), id: self.granted.id, lease: Arc::clone(&self.lease) };
+        if self.places.are_free() {
+            // Nothing is locked by it: if its runtime ends before, the lease may as well run out.
+            self.home.tasks.spawn(async move { revocation.remove().await });
+        } else {
+            self.home.tasks.remove(Arc::new(revocation));
+        }
+    }
+}
+
+/// The end of a lease, and of whatever entries are left of it.
+struct Revocation {
+    home: Arc<Home>,
+    id: i64,
+    lease: Arc<Lease>,
+}
+
+#[async_trait]
+impl Removal for Revocation {
+    async fn remove(&self) {
+        // Nobody is waiting for it, and entries that are left block their locks until it is done.
+        while revoke(&self.home.cluster, self.id).await.is_err() && self.lease.deadline().is_ok() && !self.home.closing.is_cancelled() {
+            tokio::time::sleep(REVOKE_PAUSE).await;
+        }
+    }
+
+    fn left(&self) -> Left {
+        Left { what: format!("what has the lease {:x} in etcd", self.id), ends_in: self.lease.remaining() }
     }
 }
 
@@ -139,7 +160,7 @@ struct Shared {
 
 impl Sessions {
     pub(crate) fn new(cluster: Arc<Cluster>, tasks: Tasks, closing: CancellationToken, default_ttl: Duration) -> Self {
-        let keeper = Keeper::new(Clock::Suspend, LeaseRenewer { cluster: Arc::clone(&cluster) }, Tasks::current());
+        let keeper = Keeper::new(Clock::Suspend, LeaseRenewer { cluster: Arc::clone(&cluster) }, tasks.apart());
         Self {
             home: Arc::new(Home { cluster, keeper, tasks, closing }),
             default_ttl,

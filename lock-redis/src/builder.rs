@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use lock_core::{ErrorKind, LockError, Operation, Secret, TlsFiles};
+use lock_core::{
+    ErrorKind, LockError, Operation, Secret, TlsFiles,
+    backend::{HomeOptions, Tasks},
+};
 use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
 use crate::{
@@ -36,6 +39,7 @@ pub struct RedisLockBuilder {
     pub(crate) request_timeout: Duration,
     pub(crate) poll_interval: Duration,
     pub(crate) replicas: Option<Asked>,
+    pub(crate) home: HomeOptions,
 }
 
 /// The port of Redis.
@@ -60,6 +64,7 @@ impl RedisLockBuilder {
             request_timeout: Duration::from_secs(1),
             poll_interval: Duration::from_secs(2),
             replicas: None,
+            home: HomeOptions::default(),
         }
     }
 
@@ -181,6 +186,26 @@ impl RedisLockBuilder {
         self
     }
 
+    /// Whether the client has a thread of its own for its connections, renewals and clean-ups; default: no, they are tasks of the
+    /// runtime that connects.
+    ///
+    /// With it a guard is renewed whatever the application's runtimes do: a current-thread runtime that does no work outside
+    /// `block_on`, one that is blocked for longer than a TTL, or one that ends. It costs a switch of threads for each request.
+    pub fn with_background_thread(mut self, background_thread: bool) -> Self {
+        self.home.background_thread = background_thread;
+        self
+    }
+
+    /// Whether the end of the runtime waits for releases that are on their way, or that it sets off: as of a guard that is alive
+    /// at the end of `main`; default: yes, for at most half a second in the life of the client
+    /// ([`EXIT_LIMIT`](lock_core::backend::EXIT_LIMIT)).
+    ///
+    /// What is not released then stays locked until its lease ends, and a warning says so.
+    pub fn with_release_at_exit(mut self, release_at_exit: bool) -> Self {
+        self.home.release_at_exit = release_at_exit;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -244,6 +269,11 @@ impl RedisLockBuilder {
             }
         }
         Ok(())
+    }
+
+    /// Where the client's tasks run.
+    pub(crate) fn home(&self) -> Result<Tasks, LockError> {
+        Tasks::start(HomeOptions { patience: self.request_timeout, ..self.home })
     }
 
     /// How to connect to a server.

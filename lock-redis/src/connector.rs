@@ -29,6 +29,8 @@ use crate::{
 /// | `connect_timeout` | until a connection can be used | `5s` |
 /// | `request_timeout` | for the answer to a request | `1s` |
 /// | `poll_interval` | how often a waiter looks although nothing was reported | `2s` |
+/// | `background_thread` | whether the client has a thread of its own for its connections and renewals | `false` |
+/// | `release_at_exit` | whether the end of the runtime waits for releases, for at most half a second | `true` |
 /// | `ca`, `cert`, `key` | PEM files, with `rediss` | the system's authorities |
 /// | `replicas`, `replica_timeout` | how many replicas must confirm a lock, and within which time; not with `cluster` | none, `1s` |
 /// | `sentinel_username`, `sentinel_password` | the sentinels' own | none |
@@ -47,7 +49,8 @@ use crate::{
 pub struct RedisConnector;
 
 /// Of every URL.
-pub(crate) const PARAMS: [&str; 8] = ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key"];
+pub(crate) const PARAMS: [&str; 10] =
+    ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key", "background_thread", "release_at_exit"];
 
 /// Of one server, also behind sentinels.
 const REPLICA_PARAMS: [&str; 2] = ["replicas", "replica_timeout"];
@@ -182,6 +185,12 @@ fn timings(url: &LockUrl, mut builder: RedisLockBuilder) -> Result<RedisLockBuil
         if let Some(value) = url.duration(param)? {
             builder = set(builder, value);
         }
+    }
+    if let Some(background_thread) = url.flag("background_thread")? {
+        builder = builder.with_background_thread(background_thread);
+    }
+    if let Some(release_at_exit) = url.flag("release_at_exit")? {
+        builder = builder.with_release_at_exit(release_at_exit);
     }
     Ok(builder)
 }

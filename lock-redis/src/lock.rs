@@ -7,7 +7,7 @@ use std::{
 use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, DistributedLock, LockError, LockGuard, LockInfo, LockName, LockUrl, Operation,
-    backend::{Holds, Keeper, Tasks},
+    backend::{Holds, Keeper, bounded},
 };
 use redis::Value;
 
@@ -100,7 +100,7 @@ impl RedisLock {
     /// With the servers of `settings`, or with the one of a client.
     pub(crate) async fn open(client: Option<redis::Client>, settings: RedisLockBuilder) -> Result<Self, LockError> {
         let timeouts = Timeouts { connect: settings.connect_timeout, response: settings.request_timeout };
-        let (home, news) = (Tasks::current(), News::new());
+        let (home, news) = (settings.home()?, News::new());
         let listener = Arc::clone(&news) as _;
         let servers = match client {
             Some(client) => Servers::one(Upstream::Fixed(client.get_connection_info().clone()), timeouts, &home, listener),
@@ -108,7 +108,7 @@ impl RedisLock {
         };
         let servers = Arc::new(servers);
         servers.open(&home).await?;
-        let holds = Holds::new(BACKEND, Tasks::current());
+        let holds = Holds::new(BACKEND, home.apart());
         let replicas = match (settings.replicas, &*servers) {
             (Some(asked), Servers::One { node, .. }) => {
                 Some(Replicas::new(asked, Arc::clone(&node.commands), timeouts.response, holds.tasks().clone()))
@@ -141,20 +141,24 @@ impl RedisLock {
     }
 
     async fn holder(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
-        self.core.holds.ensure_open()?;
-        let answer = self.query(&scripts::INSPECT, &Keys::new(&self.core.prefix, name)).await;
-        Ok(answer.and_then(|answer| scripts::parse_info(&answer)).map_err(Failure::without_effect)?)
+        bounded(&self.core.holds, None, async {
+            let answer = self.query(&scripts::INSPECT, &Keys::new(&self.core.prefix, name)).await;
+            Ok(answer.and_then(|answer| scripts::parse_info(&answer)).map_err(Failure::without_effect)?)
+        })
+        .await
     }
 
     async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
-        self.core.holds.ensure_open()?;
         let keys = Keys::new(&self.core.prefix, name);
         let key = &*keys.lock;
         let delete = |connection: Connection| async move { connection.run(redis::cmd("DEL").arg(key)).await };
-        match self.core.servers.at(key, delete).await? {
-            Value::Int(deleted) => Ok(deleted > 0),
-            _ => Err(Failure::unexpected("no number in answer to DEL").into()),
-        }
+        bounded(&self.core.holds, None, async {
+            match self.core.servers.at(key, delete).await? {
+                Value::Int(deleted) => Ok(deleted > 0),
+                _ => Err(Failure::unexpected("no number in answer to DEL").into()),
+            }
+        })
+        .await
     }
 }
 

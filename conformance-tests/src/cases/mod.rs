@@ -12,6 +12,7 @@ mod names;
 mod order;
 mod release;
 mod renewal;
+mod runtimes;
 mod shutdown;
 mod unsupported;
 mod waiting;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         exclusion::CASES,
         release::CASES,
         shutdown::CASES,
+        runtimes::CASES,
         waiting::CASES,
         cancellation::CASES,
         renewal::CASES,

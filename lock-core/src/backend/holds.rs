@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
     acquisition::{Acquisition, Registered},
-    backend::{Keep, Lease, Tasks},
+    backend::{Keep, Lease, Left, Removal, Tasks, ensure_runtime},
     latch::Latch,
     sync::locked,
 };
@@ -96,12 +96,13 @@ impl Holds {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Shutdown`] once [`shutdown`](Self::shutdown) has begun.
+    /// [`ErrorKind::Shutdown`] once [`shutdown`](Self::shutdown) has begun; [`ErrorKind::Unavailable`] if there is no runtime to run
+    /// on, or the client's own has ended.
     pub fn ensure_open(&self) -> Result<(), LockError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again").on(self.backend));
         }
-        Ok(())
+        self.tasks.ensure_running()
     }
 
     /// Makes the guard of an acquisition. Once [`shutdown`](Self::shutdown) has begun the guard is born lost.
@@ -150,23 +151,31 @@ impl Holds {
     ///
     /// The releases go on in the background, unless it was never polled.
     pub async fn shutdown(&self) -> Result<(), LockError> {
+        self.release_all().await.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
+    }
+
+    async fn release_all(&self) -> Result<(), LockError> {
+        ensure_runtime()?;
         self.close();
         let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
         for acquisition in &live {
             acquisition.finish(GuardState::Lost(LossReason::Shutdown));
             acquisition.stop_renewal();
         }
+        self.tasks.ensure_removing()?;
         // As tasks of the client's: they go on if this future is dropped, and then nobody listens.
         let (answer, mut answers) = mpsc::unbounded_channel();
         let mut unanswered = live.len();
         for acquisition in live {
-            let answer = answer.clone();
-            self.tasks.spawn(async move { drop(answer.send(acquisition.release_entry().await)) });
+            self.tasks.remove(Arc::new(Answered { acquisition, answer: answer.clone() }));
         }
-        let in_time = tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.idle()).await.is_ok();
+        let in_time = tokio::select! {
+            in_time = tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.idle()) => in_time.is_ok(),
+            trouble = self.tasks.trouble() => return Err(trouble),
+        };
         let mut outcome = Ok(());
         while let Ok(released) = answers.try_recv() {
-            unanswered -= 1;
+            unanswered = unanswered.saturating_sub(1);
             outcome = outcome.and(released.map(drop));
         }
         let trouble = match in_time {
@@ -174,10 +183,10 @@ impl Holds {
             true if unanswered > 0 => Some("the runtime of the client has ended; what was held ends with its lease"),
             true => None,
         };
-        if let Some(message) = trouble {
-            outcome = outcome.and(Err(LockError::new(ErrorKind::Unavailable, message)));
+        match trouble {
+            Some(message) => outcome.and(Err(LockError::new(ErrorKind::Unavailable, message))),
+            None => outcome,
         }
-        outcome.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
     }
 
     pub(crate) fn forget(&self, id: usize) {
@@ -213,6 +222,23 @@ impl LossTrigger {
     }
 }
 
+/// A release of which a shutdown tells the outcome.
+struct Answered {
+    acquisition: Arc<Acquisition>,
+    answer: mpsc::UnboundedSender<Result<bool, LockError>>,
+}
+
+#[async_trait]
+impl Removal for Answered {
+    async fn remove(&self) {
+        drop(self.answer.send(self.acquisition.release_entry().await));
+    }
+
+    fn left(&self) -> Left {
+        self.acquisition.left()
+    }
+}
+
 impl Debug for Acquisition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquisition").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
@@ -225,12 +251,14 @@ impl Debug for Acquisition {
 ///
 /// # Errors
 ///
-/// Those of `acquire`; [`ErrorKind::TimedOut`]; [`ErrorKind::Shutdown`].
+/// Those of `acquire`; [`ErrorKind::TimedOut`]; [`ErrorKind::Shutdown`]; [`ErrorKind::Unavailable`] without a runtime, or if that of
+/// the client has ended or does not run.
 pub async fn bounded<T: Send>(
     holds: &Holds,
     timeout: Option<Duration>,
     acquire: impl Future<Output = Result<T, LockError>> + Send,
 ) -> Result<T, LockError> {
+    holds.ensure_open()?;
     let time_up = async {
         match timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
@@ -240,8 +268,12 @@ pub async fn bounded<T: Send>(
     tokio::select! {
         biased;
         () = holds.closing.cancelled() => Err(holds.ensure_open().err().unwrap_or_else(|| LockError::new(ErrorKind::Shutdown, "closing"))),
-        outcome = acquire => outcome,
+        outcome = acquire => match outcome {
+            Ok(acquired) => Ok(acquired),
+            Err(error) => Err(holds.tasks.explain(error).await),
+        },
         () = time_up => Err(LockError::new(ErrorKind::TimedOut, format!("the lock was not free within {timeout:?}", timeout = timeout.unwrap_or_default()))),
+        trouble = holds.tasks.trouble() => Err(trouble),
     }
 }
 

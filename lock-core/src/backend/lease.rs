@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering, fence},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -58,6 +61,12 @@ impl Lease {
             let reason = if self.cap.is_some_and(|cap| now >= cap) { LossReason::MaxHold } else { LossReason::Expired };
             self.end(word, reason);
         }
+    }
+
+    /// How long until then; zero once it has ended.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline().map_or(Duration::ZERO, |deadline| deadline.saturating_since(self.clock.now()))
     }
 
     /// Pushes the deadline out after a renewal was acknowledged; never pulls it in.
@@ -127,8 +136,6 @@ fn decode(word: u64) -> Result<Moment, LossReason> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TTL: Duration = Duration::from_secs(3);

@@ -15,6 +15,7 @@
 
 mod clock;
 mod holds;
+mod home;
 mod keeper;
 mod lease;
 mod renewal;
@@ -24,6 +25,7 @@ mod tasks;
 pub use clock::{Clock, Moment};
 pub(crate) use holds::release_until_definite;
 pub use holds::{Entry, Grant, Holds, LossTrigger, SHUTDOWN_LIMIT, bounded};
+pub use home::{EXIT_LIMIT, HomeOptions, Left, Removal, ensure_runtime};
 pub use keeper::{Keep, Keeper, RenewOutcome, Renewer};
 pub use lease::Lease;
 pub use renewal::deadline;

@@ -2,6 +2,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,25 +12,35 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::{ErrorKind, LockError};
+use crate::{
+    ErrorKind, LockError,
+    backend::home::{Home, HomeOptions, Removal, ended, ensure_runtime},
+};
 
 /// Where a client's background tasks run, and how many still do: so that none is without an owner.
 ///
 /// Clones share the count.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    home: Option<Handle>,
+    home: Option<Arc<Home>>,
     tracker: TaskTracker,
 }
 
 impl Tasks {
-    /// Tasks on the current runtime, or without one: they then run on the runtime that is current when they start.
+    /// Tasks on the current runtime, or on a thread of their own. A backend with a connection makes this first when it connects:
+    /// its tasks then outlive a runtime that an application starts for a single call.
     ///
-    /// A backend with a connection makes this while it connects: its tasks then outlive a runtime that an application
-    /// starts for a single call.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] without a current runtime, or if no thread can be started.
+    pub fn start(options: HomeOptions) -> Result<Self, LockError> {
+        Ok(Self { home: Some(Home::new(options)?), ..Self::anywhere() })
+    }
+
+    /// Tasks on the current runtime, or without one: they then run on the runtime that is current when they start.
     #[must_use]
     pub fn current() -> Self {
-        Self { home: Handle::try_current().ok(), ..Self::anywhere() }
+        Self { home: Home::new(HomeOptions::default()).ok(), ..Self::anywhere() }
     }
 
     /// Tasks on whichever runtime is current when they start. For backends without a connection.
@@ -40,10 +51,74 @@ impl Tasks {
         Self { home: None, tracker }
     }
 
+    /// Tasks at the same place that are counted apart.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { home: self.home.clone(), ..Self::anywhere() }
+    }
+
     /// Starts a task. Never panics: without a runtime the future is dropped, and `None` returned.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
-        let runtime = self.home.clone().or_else(|| Handle::try_current().ok())?;
-        Some(self.tracker.spawn_on(task, &runtime))
+        match &self.home {
+            Some(home) => Some(self.tracker.spawn_on(task, home.runtime())),
+            None => Some(self.tracker.spawn_on(task, &Handle::try_current().ok()?)),
+        }
+    }
+
+    /// Removes something in a task; see [`Removal`] for what becomes of it when the runtime ends. Never panics. Blocks only then,
+    /// and for no more than [`EXIT_LIMIT`](crate::backend::EXIT_LIMIT) in the life of the client.
+    pub fn remove(&self, removal: Arc<dyn Removal>) {
+        match &self.home {
+            Some(home) => home.remove(removal, &self.tracker),
+            None => drop(self.spawn(async move { removal.remove().await })),
+        }
+    }
+
+    /// What every operation checks first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if the caller is not on a runtime, or that of the tasks has ended.
+    pub fn ensure_running(&self) -> Result<(), LockError> {
+        ensure_runtime()?;
+        self.home.as_ref().map_or(Ok(()), |home| home.ensure_runs())
+    }
+
+    /// The same for what lets go: that goes on after the end of the runtime, unless it must not.
+    ///
+    /// # Errors
+    ///
+    /// As [`ensure_running`](Self::ensure_running).
+    pub fn ensure_removing(&self) -> Result<(), LockError> {
+        ensure_runtime()?;
+        self.home.as_ref().map_or(Ok(()), |home| home.ensure_removes())
+    }
+
+    /// Whether the tasks' runtime has ended, and with it every connection that was made there.
+    #[must_use]
+    pub fn have_moved(&self) -> bool {
+        self.home.as_ref().is_some_and(|home| home.has_ended())
+    }
+
+    /// The error, or what is behind it: that the tasks' runtime has ended, or does not run.
+    pub async fn explain(&self, error: LockError) -> LockError {
+        match &self.home {
+            Some(home) if error.kind() == ErrorKind::Unavailable => home.explain(error).await,
+            _ => error,
+        }
+    }
+
+    /// Waits until the tasks' runtime ends, or turns out not to run: what waits for its tasks would wait for ever. Never completes on
+    /// that runtime itself, nor if it has ended before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn trouble(&self) -> LockError {
+        match &self.home {
+            Some(home) => home.trouble().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Runs a future here, and to its end even if the caller drops it on the way: it then goes on as a task.
@@ -62,14 +137,13 @@ impl Tasks {
     /// Where a task would start now.
     pub(super) fn runtime(&self) -> Option<Id> {
         match &self.home {
-            Some(home) => Some(home.id()),
+            Some(home) => Some(home.runtime().id()),
             None => Handle::try_current().ok().map(|here| here.id()),
         }
     }
 
     fn is_home(&self) -> bool {
-        let id = |runtime: &Handle| runtime.id();
-        self.home.as_ref().is_none_or(|home| Handle::try_current().ok().as_ref().map(id) == Some(home.id()))
+        self.home.as_ref().is_none_or(|home| home.is_current())
     }
 
     /// How many tasks have not ended.
@@ -110,22 +184,18 @@ impl<T: Send> Future for Finish<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         this.run = match (std::mem::replace(&mut this.run, Run::Ended), &this.tasks.home) {
-            (Run::New(future), Some(home)) if !this.tasks.is_home() => Run::Task(this.tasks.tracker.spawn_on(future, home)),
+            (Run::New(future), Some(home)) if !this.tasks.is_home() => Run::Task(this.tasks.tracker.spawn_on(future, home.runtime())),
             (Run::New(future), _) => Run::Here(future),
             (run, _) => run,
         };
         let output = match &mut this.run {
             Run::Here(future) => std::task::ready!(future.as_mut().poll(cx)),
-            Run::Task(task) => std::task::ready!(Pin::new(task).poll(cx)).unwrap_or_else(|_| Err(runtime_ended())),
+            Run::Task(task) => std::task::ready!(Pin::new(task).poll(cx)).unwrap_or_else(|_| Err(ended().indeterminate())),
             Run::New(_) | Run::Ended => return Poll::Pending,
         };
         this.run = Run::Ended;
         Poll::Ready(output)
     }
-}
-
-fn runtime_ended() -> LockError {
-    LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one").indeterminate()
 }
 
 impl<T: Send> Drop for Finish<T> {

@@ -106,6 +106,26 @@ impl RedisQuorumLockBuilder {
         self
     }
 
+    /// Whether the client has a thread of its own for its connections, renewals and clean-ups; default: no, they are tasks of the
+    /// runtime that connects.
+    ///
+    /// With it a guard is renewed whatever the application's runtimes do: a current-thread runtime that does no work outside
+    /// `block_on`, one that is blocked for longer than a TTL, or one that ends. It costs a switch of threads for each request.
+    pub fn with_background_thread(mut self, background_thread: bool) -> Self {
+        self.settings = self.settings.with_background_thread(background_thread);
+        self
+    }
+
+    /// Whether the end of the runtime waits for releases that are on their way, or that it sets off: as of a guard that is alive
+    /// at the end of `main`; default: yes, for at most half a second in the life of the client
+    /// ([`EXIT_LIMIT`](lock_core::backend::EXIT_LIMIT)).
+    ///
+    /// What is not released then stays locked until its lease ends, and a warning says so.
+    pub fn with_release_at_exit(mut self, release_at_exit: bool) -> Self {
+        self.settings = self.settings.with_release_at_exit(release_at_exit);
+        self
+    }
+
     /// Connects, as soon as a majority of the servers can be used; the others are connected to in the background.
     ///
     /// # Errors

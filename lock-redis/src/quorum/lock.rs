@@ -6,7 +6,7 @@ use std::{
 use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, DistributedLock, LockError, LockGuard, LockInfo, LockName, LockUrl, Operation,
-    backend::{Clock, Holds, Keeper, Tasks},
+    backend::{Clock, Holds, Keeper, bounded},
 };
 use redis::{ConnectionInfo, Value};
 
@@ -121,14 +121,14 @@ impl RedisQuorumLock {
     pub(crate) async fn open(servers: Vec<(String, ConnectionInfo)>, settings: RedisLockBuilder) -> Result<Self, LockError> {
         let limit = settings.request_timeout;
         let timeouts = Timeouts { connect: settings.connect_timeout, response: limit };
-        let (home, news) = (Tasks::current(), News::new());
+        let (home, news) = (settings.home()?, News::new());
         let sights = Sights::new(Majority::of(servers.len()), Arc::clone(&news));
         let member = |(at, (address, info)): (usize, (String, ConnectionInfo))| {
             let servers = Servers::one(Upstream::Fixed(info), timeouts, &home, sights.ear(at));
             Arc::new(Member::new(address, servers, limit))
         };
         let members = servers.into_iter().enumerate().map(member).collect();
-        let holds = Holds::new(BACKEND, Tasks::current());
+        let holds = Holds::new(BACKEND, home.apart());
         let members = Arc::new(Members::new(members, limit, &holds));
         let core = Core {
             prefix: settings.prefix,
@@ -146,7 +146,6 @@ impl RedisQuorumLock {
     }
 
     async fn holder(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
-        self.core.holds.ensure_open()?;
         let keys = Keys::new(&self.core.prefix, name);
         let mut answers = self.core.members.ask(|member| {
             let keys = keys.clone();
@@ -168,7 +167,6 @@ impl RedisQuorumLock {
     }
 
     async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
-        self.core.holds.ensure_open()?;
         let key = Keys::new(&self.core.prefix, name).lock;
         let mut answers = self.core.members.ask(|member| {
             let key = Arc::clone(&key);
@@ -222,12 +220,12 @@ impl DistributedLock for RedisQuorumLock {
 
     /// The owner that a majority of the servers has, or that may have one together with servers that did not answer.
     async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
-        self.holder(name).await.map_err(|error| error.during(Operation::Inspect).on(BACKEND).of(name))
+        bounded(&self.core.holds, None, self.holder(name)).await.map_err(|error| error.during(Operation::Inspect).on(BACKEND).of(name))
     }
 
     /// Removes the lock from every server that answers, which must be so many that nobody is left with a majority.
     async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
-        self.delete(name).await.map_err(|error| error.during(Operation::ForceRelease).on(BACKEND).of(name))
+        bounded(&self.core.holds, None, self.delete(name)).await.map_err(|error| error.during(Operation::ForceRelease).on(BACKEND).of(name))
     }
 
     async fn shutdown(&self) -> Result<(), LockError> {

@@ -23,7 +23,8 @@ pub(crate) struct Stake {
     core: Arc<Core>,
     pub(crate) kept: Arc<Kept>,
     trace: Arc<Trace>,
-    given_back: OnceLock<watch::Receiver<Tally>>,
+    /// Begun once, and once more if the runtime has ended since, with whatever was on its way.
+    given_back: [OnceLock<watch::Receiver<Tally>>; 2],
 }
 
 /// How far the requests of one owner id have got.
@@ -71,7 +72,7 @@ impl Stake {
             let (trace, member, tell) = (Arc::clone(&trace), Arc::clone(member), tell.clone());
             core.holds.tasks().spawn(async move { trace.ask(server, &member, tell).await });
         }
-        Self { core: Arc::clone(core), kept, trace, given_back: OnceLock::new() }
+        Self { core: Arc::clone(core), kept, trace, given_back: Default::default() }
     }
 
     /// Raises a server's counter to the token; `false` if it has not the lock any more.
@@ -90,18 +91,24 @@ impl Stake {
 
     /// Releases it on every server that has it, or may have it; begun once. The answers are those of servers that granted it.
     pub(crate) fn give_back(&self) -> watch::Receiver<Tally> {
-        self.given_back.get_or_init(|| self.begin_to_give_back()).clone()
+        let again = self.core.holds.tasks().have_moved();
+        self.given_back[usize::from(again)].get_or_init(|| self.begin_to_give_back(again)).clone()
     }
 
-    fn begin_to_give_back(&self) -> watch::Receiver<Tally> {
+    fn begin_to_give_back(&self, again: bool) -> watch::Receiver<Tally> {
         let (sender, receiver) = watch::channel(Tally::new(self.core.members.majority()));
         let sender = Arc::new(sender);
         let reach = self.trace.end();
         for (member, reach) in self.core.members.iter().zip(reach) {
-            let Reach::There(strays) = reach else {
+            let strays = match reach {
+                Reach::There(strays) => strays,
+                // Whoever sent it has ended.
+                Reach::Sent if again => Vec::new(),
                 // What is still on its way is undone by whoever sent it.
-                sender.send_modify(|tally| tally.count((!matches!(reach, Reach::Sent)).then_some(false)));
-                continue;
+                reach => {
+                    sender.send_modify(|tally| tally.count((!matches!(reach, Reach::Sent)).then_some(false)));
+                    continue;
+                }
             };
             let (trace, member, sender) = (Arc::clone(&self.trace), Arc::clone(member), Arc::clone(&sender));
             self.core.holds.tasks().spawn(async move {

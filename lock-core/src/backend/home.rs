@@ -1,0 +1,361 @@
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{ErrorKind, LockError, sync::locked};
+
+/// Something to be removed from the store that nobody waits for: tried once more, elsewhere, if its runtime ends first.
+#[async_trait]
+pub trait Removal: Send + Sync + 'static {
+    /// Removes it, or gives up. Begun anew when the runtime ends on the way, so it must be safe to repeat.
+    async fn remove(&self);
+
+    /// What stays locked without it, and for how long at most.
+    fn left(&self) -> Left;
+}
+
+/// What a [`Removal`] that does not come about leaves in the store.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// What it is, for the log.
+    pub what: String,
+    /// Until the store removes it by itself.
+    pub ends_in: Duration,
+}
+
+/// Where the tasks of a client run, and what becomes of them when that ends.
+#[derive(Clone, Copy, Debug)]
+pub struct HomeOptions {
+    /// Whether the client has a thread of its own for its connections, renewals and clean-ups; default: no, they are on the runtime
+    /// that connects.
+    pub background_thread: bool,
+    /// Whether the end of that runtime waits for releases; default: yes.
+    pub release_at_exit: bool,
+    /// How long a runtime may leave its tasks alone until it counts as one that does not run; default: 1 s, which is also the least.
+    pub patience: Duration,
+}
+
+impl Default for HomeOptions {
+    fn default() -> Self {
+        Self { background_thread: false, release_at_exit: true, patience: LEAST_PATIENCE }
+    }
+}
+
+/// How long the end of a runtime waits, for all releases of a client together.
+pub const EXIT_LIMIT: Duration = Duration::from_millis(500);
+
+/// A runtime may be busy for a moment.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The runtime of one client's tasks.
+pub(super) struct Home {
+    options: HomeOptions,
+    runtime: Handle,
+    /// A thread that takes over what is to be removed, once the runtime has ended; `None` if it could not be started.
+    fallback: OnceLock<Option<Handle>>,
+    /// When the runtime that connected ended, which need not be that of the tasks.
+    left: OnceLock<Instant>,
+    /// Tells those who wait that the runtime of the tasks has ended.
+    ended: CancellationToken,
+    removals: Mutex<Removals>,
+    fewer: Condvar,
+    /// What is left of [`EXIT_LIMIT`].
+    budget: Mutex<Duration>,
+    gone: CancellationToken,
+    _gone_on_drop: DropGuard,
+}
+
+#[derive(Default)]
+struct Removals {
+    pending: HashMap<u64, Pending>,
+    last: u64,
+}
+
+#[derive(Clone)]
+struct Pending {
+    /// `None`: done, and about to be forgotten.
+    removal: Option<Arc<dyn Removal>>,
+    tracker: TaskTracker,
+    /// Whether the log says that it was not done in time.
+    told: bool,
+}
+
+impl Home {
+    /// The runtime that is current, or a thread.
+    pub(super) fn new(options: HomeOptions) -> Result<Arc<Self>, LockError> {
+        let here = current()?;
+        let gone = CancellationToken::new();
+        let runtime = match options.background_thread {
+            true => start_thread(gone.clone()).map_err(|error| no_thread().caused_by(error))?,
+            false => here.clone(),
+        };
+        let home = Arc::new(Self {
+            options,
+            runtime,
+            fallback: OnceLock::new(),
+            left: OnceLock::new(),
+            ended: CancellationToken::new(),
+            removals: Mutex::default(),
+            fewer: Condvar::new(),
+            budget: Mutex::new(EXIT_LIMIT),
+            _gone_on_drop: gone.clone().drop_guard(),
+            gone: gone.clone(),
+        });
+        let leaving = Leaving(Arc::downgrade(&home));
+        here.spawn(async move {
+            let _leaving = leaving;
+            gone.cancelled().await;
+        });
+        Ok(home)
+    }
+
+    /// Where tasks start now.
+    pub(super) fn runtime(&self) -> &Handle {
+        self.fallback.get().and_then(Option::as_ref).unwrap_or(&self.runtime)
+    }
+
+    pub(super) fn is_current(&self) -> bool {
+        Handle::try_current().is_ok_and(|here| here.id() == self.runtime().id())
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.left.get().is_some() && !self.options.background_thread
+    }
+
+    /// Fails once the runtime has ended.
+    pub(super) fn ensure_runs(&self) -> Result<(), LockError> {
+        if self.has_ended() { Err(ended()) } else { Ok(()) }
+    }
+
+    /// Fails once the runtime has ended, unless a thread has taken over what is to be removed, or does so now.
+    pub(super) fn ensure_removes(&self) -> Result<(), LockError> {
+        if self.has_ended() && self.fallback().is_none() { Err(ended()) } else { Ok(()) }
+    }
+
+    /// Waits until the runtime ends, or turns out not to run. For ever, if it is the one that polls this, or has ended before.
+    pub(super) async fn trouble(&self) -> LockError {
+        if self.is_current() || self.options.background_thread || self.has_ended() {
+            return std::future::pending().await;
+        }
+        let pause = self.options.patience.max(LEAST_PATIENCE) / 2;
+        loop {
+            tokio::select! {
+                () = self.ended.cancelled() => return ended(),
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Some(trouble) = self.trouble_within(pause).await {
+                return trouble;
+            }
+        }
+    }
+
+    async fn trouble_within(&self, limit: Duration) -> Option<LockError> {
+        let sign_of_life = self.runtime.spawn(async {});
+        tokio::select! {
+            biased;
+            Ok(()) = sign_of_life => None,
+            () = self.ended.cancelled() => Some(ended()),
+            () = tokio::time::sleep(limit) => Some(stands_still()),
+        }
+    }
+
+    /// The error, or what is behind it if that is the runtime.
+    pub(super) async fn explain(&self, error: LockError) -> LockError {
+        if self.is_current() || self.options.background_thread || self.fallback.get().is_some() {
+            return error;
+        }
+        match self.trouble_within(LEAST_PATIENCE / 2).await {
+            Some(trouble) if error.is_indeterminate() => trouble.indeterminate().caused_by(error),
+            Some(trouble) => trouble.caused_by(error),
+            None => error,
+        }
+    }
+
+    /// Does it in a task; if the runtime ends first, on a thread, for which the runtime waits.
+    pub(super) fn remove(self: &Arc<Self>, removal: Arc<dyn Removal>, tracker: &TaskTracker) {
+        let id = {
+            let mut removals = locked(&self.removals);
+            removals.last += 1;
+            let pending = Pending { removal: Some(Arc::clone(&removal)), tracker: tracker.clone(), told: false };
+            let id = removals.last;
+            removals.pending.insert(id, pending);
+            id
+        };
+        // Registered before this look: an end after it finds it.
+        if self.ensure_removes().is_err() {
+            return self.give_up(&[id]);
+        }
+        self.start(id, removal, tracker);
+        if self.is_waited_for() {
+            self.wait();
+        }
+    }
+
+    fn start(self: &Arc<Self>, id: u64, removal: Arc<dyn Removal>, tracker: &TaskTracker) {
+        let home = Arc::clone(self);
+        let task = async move {
+            removal.remove().await;
+            drop(removal);
+            home.done(id);
+        };
+        tracker.spawn_on(task, self.runtime());
+    }
+
+    fn done(&self, id: u64) {
+        // Its drop may ask for another removal, so that there is always one until all are done.
+        let done = locked(&self.removals).pending.get_mut(&id).and_then(|pending| pending.removal.take());
+        drop(done);
+        locked(&self.removals).pending.remove(&id);
+        self.fewer.notify_all();
+    }
+
+    /// The thread that takes over, started when it is first asked for.
+    fn fallback(&self) -> Option<&Handle> {
+        let start = || {
+            let start = self.options.release_at_exit.then(|| start_thread(self.gone.clone()))?;
+            start.inspect_err(|error| tracing::warn!(%error, "cannot start a thread that releases what is held")).ok()
+        };
+        self.fallback.get_or_init(start).as_ref()
+    }
+
+    /// The runtime that connected is being shut down.
+    fn leave(self: &Arc<Self>) {
+        let _ = self.left.set(Instant::now());
+        if !self.options.background_thread {
+            self.ended.cancel();
+            self.begin_again();
+        }
+        if self.is_waited_for() {
+            self.wait();
+        }
+    }
+
+    /// Whether what is removed now may be cut short by the end of the process. A client with a thread of its own may go on.
+    fn is_waited_for(&self) -> bool {
+        let leaving = |left: &Instant| !self.options.background_thread || left.elapsed() < EXIT_LIMIT * 2;
+        self.options.release_at_exit && self.left.get().is_some_and(leaving) && !self.is_current()
+    }
+
+    fn begin_again(self: &Arc<Self>) {
+        let pending: Vec<_> = locked(&self.removals).pending.iter().map(|(id, pending)| (*id, pending.clone())).collect();
+        if pending.is_empty() {
+            return;
+        }
+        if self.ensure_removes().is_err() {
+            return self.give_up(&pending.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        }
+        for (id, Pending { removal, tracker, .. }) in pending {
+            if let Some(removal) = removal {
+                self.start(id, removal, &tracker);
+            }
+        }
+    }
+
+    /// Waits until everything is removed, as long as the client's budget lasts.
+    fn wait(&self) {
+        // Who comes second waits for the first.
+        let mut budget = locked(&self.budget);
+        let start = Instant::now();
+        let removals = locked(&self.removals);
+        let waited = self.fewer.wait_timeout_while(removals, *budget, |removals| !removals.pending.is_empty());
+        let mut removals = waited.unwrap_or_else(PoisonError::into_inner).0;
+        *budget = budget.saturating_sub(start.elapsed());
+        let untold = |pending: &mut Pending| if std::mem::replace(&mut pending.told, true) { None } else { pending.removal.clone() };
+        let left: Vec<_> = removals.pending.values_mut().filter_map(untold).collect();
+        drop((removals, budget));
+        warn_of(&left);
+    }
+
+    fn give_up(&self, ids: &[u64]) {
+        let left: Vec<_> = {
+            let mut removals = locked(&self.removals);
+            ids.iter().filter_map(|id| removals.pending.remove(id)?.removal).collect()
+        };
+        warn_of(&left);
+    }
+}
+
+/// Names at most so many.
+const NAMED: usize = 10;
+
+fn warn_of(left: &[Arc<dyn Removal>]) {
+    let left: Vec<_> = left.iter().map(|removal| removal.left()).collect();
+    let Some(longest) = left.iter().map(|left| left.ends_in).max() else { return };
+    let named: Vec<_> = left.iter().take(NAMED).map(|left| left.what.as_str()).collect();
+    tracing::warn!(
+        count = left.len(),
+        what = named.join(", "),
+        for_at_most = ?longest,
+        "the client's runtime ended before this was released; it stays locked until its lease ends"
+    );
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ended, pending) = (self.has_ended(), locked(&self.removals).pending.len());
+        f.debug_struct("Home").field("options", &self.options).field("ended", &ended).field("pending", &pending).finish_non_exhaustive()
+    }
+}
+
+/// Belongs to a task that ends only with its runtime, or when the client is gone.
+struct Leaving(Weak<Home>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(home) = self.0.upgrade() {
+            home.leave();
+        }
+    }
+}
+
+/// A thread with a runtime, which ends when the client is gone.
+fn start_thread(gone: CancellationToken) -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new().name("lock-client".into()).spawn(move || {
+        runtime.block_on(gone.cancelled());
+        // A look-up of a name that takes long is not waited for.
+        runtime.shutdown_background();
+    })?;
+    Ok(handle)
+}
+
+/// What an operation that needs no client's runtime checks first: without a runtime nothing can wait.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unavailable`] where no runtime is current.
+pub fn ensure_runtime() -> Result<(), LockError> {
+    current().map(drop)
+}
+
+fn current() -> Result<Handle, LockError> {
+    let missing = "there is no Tokio runtime here; call it from a task, or within `block_on`";
+    Handle::try_current().map_err(|_| LockError::new(ErrorKind::Unavailable, missing))
+}
+
+fn no_thread() -> LockError {
+    LockError::new(ErrorKind::Unavailable, "cannot start the client's background thread")
+}
+
+pub(super) fn ended() -> LockError {
+    let message = "the runtime on which this client was made has ended; connect again on one that lasts, or with a background thread";
+    LockError::new(ErrorKind::Unavailable, message)
+}
+
+fn stands_still() -> LockError {
+    let message = "the runtime on which this client was made is not running: nothing polls it; use a multi-thread runtime, or a \
+                   background thread (`background_thread=true`)";
+    LockError::new(ErrorKind::Unavailable, message)
+}
