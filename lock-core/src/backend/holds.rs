@@ -80,7 +80,7 @@ impl Holds {
         &self.tasks
     }
 
-    /// Fires when [`shutdown`](Self::shutdown) begins, or at [`close`](Self::close).
+    /// Fires when [`shutdown`](Self::shutdown) has ended all guards, or at [`close`](Self::close).
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
@@ -133,7 +133,7 @@ impl Holds {
         guard
     }
 
-    /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does this first.
+    /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does so too.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.closing.cancel();
@@ -156,12 +156,14 @@ impl Holds {
 
     async fn release_all(&self) -> Result<(), LockError> {
         ensure_runtime()?;
-        self.close();
+        self.closed.store(true, Ordering::Release);
         let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
         for acquisition in &live {
             acquisition.finish(GuardState::Lost(LossReason::Shutdown));
             acquisition.stop_renewal();
         }
+        // Not before: whoever hears of it may remove what a guard still counted on.
+        self.closing.cancel();
         self.tasks.ensure_removing()?;
         // As tasks of the client's: they go on if this future is dropped, and then nobody listens.
         let (answer, mut answers) = mpsc::unbounded_channel();
@@ -355,6 +357,27 @@ mod tests {
         release.await.unwrap().unwrap();
         shutdown.await.unwrap().unwrap();
         assert_eq!(holds.live(), 0);
+    }
+
+    /// Notes what a guard was like when it was woken.
+    struct Note(LockGuard, Mutex<Option<GuardState>>);
+
+    impl std::task::Wake for Note {
+        fn wake(self: Arc<Self>) {
+            *locked(&self.1) = Some(self.0.state());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_is_told_when_all_guards_have_ended() {
+        let holds = Holds::new("test", Tasks::current());
+        let guard = guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) }));
+        let note = Arc::new(Note(guard, Mutex::default()));
+        let mut told = std::pin::pin!(holds.closing().cancelled());
+        let waker = Arc::clone(&note).into();
+        assert!(told.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        holds.shutdown().await.unwrap();
+        assert_eq!(*locked(&note.1), Some(GuardState::Lost(LossReason::Shutdown)));
     }
 
     #[tokio::test(start_paused = true)]
