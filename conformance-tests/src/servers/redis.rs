@@ -29,6 +29,7 @@ pub struct RedisOptions {
     password: Option<String>,
     tls: Option<Tls>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     own: bool,
 }
 
@@ -71,6 +72,14 @@ impl RedisOptions {
     #[must_use]
     pub fn with_argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets its wall clock ahead by so many seconds; `library` is that of [`tools::clock_ahead`](super::tools::clock_ahead).
+    #[must_use]
+    pub fn with_clock_ahead(mut self, library: &Path, seconds: u32) -> Self {
+        let library = library.display().to_string();
+        self.environment = vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_AHEAD".to_owned(), seconds.to_string())];
         self
     }
 
@@ -122,7 +131,12 @@ impl Service for RedisOptions {
     }
 
     fn is_default(&self) -> bool {
-        !self.own && !self.volatile && self.password.is_none() && self.tls.is_none() && self.arguments.is_empty()
+        !self.own
+            && !self.volatile
+            && self.password.is_none()
+            && self.tls.is_none()
+            && self.arguments.is_empty()
+            && self.environment.is_empty()
     }
 
     fn scheme(&self) -> &'static str {
@@ -145,6 +159,10 @@ impl Service for RedisOptions {
         arguments
     }
 
+    fn environment(&self) -> Vec<(String, String)> {
+        self.environment.clone()
+    }
+
     fn is_ready(&self, address: SocketAddr) -> bool {
         // A server that asks for a password first has also loaded its data.
         ping(address).is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
@@ -162,6 +180,7 @@ impl fmt::Debug for RedisOptions {
             .field("authentication", &self.password.is_some())
             .field("tls", &self.tls)
             .field("arguments", &self.arguments)
+            .field("environment", &self.environment)
             .field("own", &self.own)
             .finish()
     }
