@@ -13,6 +13,7 @@ use crate::{
     lock::RedisLock,
     replicas::Asked,
     topology::{Credentials, Topology},
+    validity::{DEFAULT_OFFSET, Validity},
 };
 
 /// Sets up a [`RedisLock`].
@@ -40,6 +41,9 @@ pub struct RedisLockBuilder {
     pub(crate) poll_interval: Duration,
     pub(crate) replicas: Option<Asked>,
     pub(crate) home: HomeOptions,
+    /// The sentinels' own.
+    pub(crate) sentinel_credentials: Option<Credentials>,
+    max_clock_offset: Option<Duration>,
 }
 
 /// The port of Redis.
@@ -65,6 +69,8 @@ impl RedisLockBuilder {
             poll_interval: Duration::from_secs(2),
             replicas: None,
             home: HomeOptions::default(),
+            sentinel_credentials: None,
+            max_clock_offset: None,
         }
     }
 
@@ -85,19 +91,14 @@ impl RedisLockBuilder {
     /// # }
     /// ```
     pub fn with_sentinels<H: AsRef<str>>(mut self, sentinels: impl IntoIterator<Item = (H, u16)>, service: impl Into<String>) -> Self {
-        let credentials = match self.topology {
-            Topology::Sentinels { credentials, .. } => credentials,
-            _ => Credentials::default(),
-        };
-        self.topology = Topology::Sentinels { sentinels: addresses(sentinels), service: service.into(), credentials };
+        self.topology = Topology::Sentinels { sentinels: addresses(sentinels), service: service.into() };
         self
     }
 
-    /// The user and password of the sentinels themselves; default: none. After [`with_sentinels`](Self::with_sentinels).
+    /// The user and password of the sentinels themselves; default: none. Only together with
+    /// [`with_sentinels`](Self::with_sentinels), in either order.
     pub fn with_sentinel_credentials(mut self, username: Option<String>, password: Secret) -> Self {
-        if let Topology::Sentinels { credentials, .. } = &mut self.topology {
-            *credentials = Credentials { username, password: Some(password) };
-        }
+        self.sentinel_credentials = Some(Credentials { username, password: Some(password) });
         self
     }
 
@@ -206,6 +207,19 @@ impl RedisLockBuilder {
         self
     }
 
+    /// How far apart the clocks of servers may be of which one takes over from another, up to 1 h; default: 500 ms with sentinels, a
+    /// cluster or [`with_replicas`](Self::with_replicas), else nothing.
+    ///
+    /// Redis replicates and saves an expiry as an instant of the server's clock. A replica whose clock is ahead ends the locks that it
+    /// takes over with earlier by as much, while their holders count on the whole TTL. So each guard ends earlier by this time, and is
+    /// renewed a little more often. TTLs must exceed it by 100 ms at least.
+    ///
+    /// Set it too for a single server whose address may be moved to another one, or whose clock may be set forward while it runs.
+    pub fn with_max_clock_offset(mut self, offset: Duration) -> Self {
+        self.max_clock_offset = Some(offset);
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -248,7 +262,13 @@ impl RedisLockBuilder {
     }
 
     pub(crate) fn check(&self) -> Result<(), LockError> {
-        lock_core::AcquireOptions::new().with_ttl(self.ttl).resolve(&capabilities(), self.ttl)?;
+        if self.max_clock_offset.is_some_and(|offset| offset > Duration::from_secs(3600)) {
+            return Err(invalid("the max_clock_offset is above 1 h; keep the servers' clocks in step instead"));
+        }
+        self.validity().resolve(lock_core::AcquireOptions::new(), &capabilities(), self.ttl)?;
+        if self.sentinel_credentials.is_some() && !matches!(self.topology, Topology::Sentinels { .. }) {
+            return Err(invalid("there are credentials for sentinels and no sentinels; add with_sentinels, or leave them out"));
+        }
         if self.prefix.len() > MAX_PREFIX || self.prefix.chars().any(char::is_control) {
             return Err(invalid("the prefix must have at most 1024 bytes and no control characters"));
         }
@@ -274,6 +294,13 @@ impl RedisLockBuilder {
     /// Where the client's tasks run.
     pub(crate) fn home(&self) -> Result<Tasks, LockError> {
         Tasks::start(HomeOptions { patience: self.request_timeout, ..self.home })
+    }
+
+    /// What guards may rely on.
+    pub(crate) fn validity(&self) -> Validity {
+        let takes_over = self.replicas.is_some() || !matches!(self.topology, Topology::Server(_));
+        let default = if takes_over { DEFAULT_OFFSET } else { Duration::ZERO };
+        Validity::new(self.max_clock_offset.unwrap_or(default))
     }
 
     /// How to connect to a server.
@@ -351,6 +378,10 @@ mod tests {
             (new().with_connect_timeout(Duration::ZERO), "connect timeout"),
             (new().with_request_timeout(Duration::MAX), "request timeout"),
             (new().with_poll_interval(Duration::ZERO), "poll interval"),
+            (new().with_max_clock_offset(Duration::from_secs(3601)), "max_clock_offset"),
+            (new().with_max_clock_offset(Duration::from_secs(30)), "at least 30.1s"),
+            (new().with_cluster([("h", 1)]).with_ttl(Duration::from_millis(500)), "max_clock_offset of 500ms"),
+            (new().with_sentinel_credentials(None, Secret::new("x")), "no sentinels"),
             (new().with_replicas(0, Duration::from_secs(1)), "1 to 1000"),
             (new().with_replicas(1, Duration::ZERO), "1 ms to 1 h"),
             (new().with_cluster([("h", 1)]).with_replicas(1, Duration::from_secs(1)), "cluster"),
@@ -358,6 +389,56 @@ mod tests {
             let error = builder.check().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOptions);
             assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn guards_make_allowance_for_clocks_where_another_server_may_take_over() {
+        let (new, second) = (RedisLockBuilder::new, Duration::from_secs(1));
+        let allowance = |builder: RedisLockBuilder| second - builder.validity().of(second);
+        assert_eq!(allowance(new()), Duration::ZERO);
+        for builder in [new().with_sentinels([("h", 1)], "s"), new().with_cluster([("h", 1)]), new().with_replicas(1, second)] {
+            assert_eq!(allowance(builder.clone()), DEFAULT_OFFSET);
+            assert_eq!(allowance(builder.with_max_clock_offset(Duration::ZERO)), Duration::ZERO);
+        }
+        assert_eq!(allowance(new().with_max_clock_offset(Duration::from_millis(7))), Duration::from_millis(7));
+    }
+
+    type Setter = fn(RedisLockBuilder) -> RedisLockBuilder;
+
+    /// All but those that replace each other.
+    const SETTERS: [Setter; 15] = [
+        |builder| builder.with_sentinels([("h", 1)], "service"),
+        |builder| builder.with_sentinel_credentials(Some("watcher".into()), Secret::new("s4cret")),
+        |builder| builder.with_database(7),
+        |builder| builder.with_username("app"),
+        |builder| builder.with_password(Secret::new("s3cret")),
+        |builder| builder.with_tls(TlsFiles { ca: Some("authority".into()), identity: None }),
+        |builder| builder.with_prefix("prefix"),
+        |builder| builder.with_ttl(Duration::from_secs(11)),
+        |builder| builder.with_connect_timeout(Duration::from_secs(12)),
+        |builder| builder.with_request_timeout(Duration::from_secs(13)),
+        |builder| builder.with_poll_interval(Duration::from_secs(14)),
+        |builder| builder.with_replicas(15, Duration::from_secs(16)),
+        |builder| builder.with_max_clock_offset(Duration::from_secs(17)),
+        |builder| builder.with_background_thread(true),
+        |builder| builder.with_release_at_exit(false),
+    ];
+
+    #[test]
+    fn setters_mean_the_same_in_every_order() {
+        let built = |order: &[usize]| format!("{:?}", order.iter().fold(RedisLockBuilder::new(), |builder, at| SETTERS[*at](builder)));
+        let all: Vec<_> = (0..SETTERS.len()).collect();
+        for left_out in &all {
+            let others: Vec<_> = all.iter().copied().filter(|at| at != left_out).collect();
+            assert_ne!(built(&others), built(&all), "number {left_out} has no effect");
+        }
+        for first in &all {
+            for last in all.iter().filter(|last| *last != first) {
+                let between = all.iter().filter(|at| *at != first && *at != last);
+                let order: Vec<_> = [first].into_iter().chain(between).chain([last]).copied().collect();
+                assert_eq!(built(&order), built(&all), "number {first} before number {last}");
+            }
         }
     }
 

@@ -61,6 +61,10 @@ impl Claim {
         self.terms.ttl
     }
 
+    fn validity(&self) -> Duration {
+        self.core.validity.of(self.terms.ttl)
+    }
+
     /// Asks once. With `track`, over a tracking connection, the server reports the lock's next change.
     pub(crate) async fn request(&mut self, connection: Connection, track: bool) -> Result<Answer, Failure> {
         // Of those that owe nothing by now the requests have been executed, before the one that is sent here.
@@ -75,10 +79,10 @@ impl Claim {
             self.pending.pop();
         }
         match scripts::parse_acquired(&answer?)? {
-            Ok(token) if Clock::Suspend.now() < deadline(sent, self.terms.ttl) => {
+            Ok(token) if Clock::Suspend.now() < deadline(sent, self.validity()) => {
                 Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token), handed_on_since: None }))
             }
-            // The answer took longer than the lease.
+            // The answer took longer than the lease, or was not looked at in time.
             Ok(_) => Err(Failure::timed_out()),
             Err(expires_in) => {
                 // Earlier requests over this connection took effect earlier, and are over. So are those over others that had
@@ -101,12 +105,12 @@ impl Claim {
 
     /// What keeps the lock, if it is granted.
     pub(crate) fn kept(&self) -> Arc<Kept> {
-        Arc::new(Kept { keys: self.keys.clone(), owner: self.owner.clone(), ttl: self.terms.ttl })
+        Arc::new(Kept { keys: self.keys.clone(), owner: self.owner.clone(), ttl: self.terms.ttl, validity: self.validity() })
     }
 
     /// Whether the lease has not ended on the way.
     pub(crate) fn is_in_time(&self, granted: &Granted) -> bool {
-        Clock::Suspend.now() < deadline(granted.sent, self.terms.ttl)
+        Clock::Suspend.now() < deadline(granted.sent, self.validity())
     }
 
     /// Gives back what `connection` brought, because replicas did not confirm it.
@@ -129,7 +133,7 @@ impl Claim {
         let mut strays = std::mem::take(&mut self.pending);
         strays.retain(|pending| !pending.is(connection));
         let kept = self.kept();
-        let (lease, keep) = core.keeper.keep(Arc::clone(&kept), sent, self.terms.ttl, &self.terms);
+        let (lease, keep) = core.keeper.keep(Arc::clone(&kept), sent, kept.validity, &self.terms);
         let entry = Arc::new(Holding::new(&core, kept, self.terms.metadata.is_some(), strays, handed_on_since));
         let (name, owner) = (self.name.clone(), self.owner.clone());
         let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep: Some(keep), entry });

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     address::Address,
     error::{Failure, Redirection},
+    keys::slot,
     link::{Link, Listener, Timeouts},
     servers::Node,
     slots::SlotMap,
@@ -92,7 +93,7 @@ impl Cluster {
             if is_news {
                 // Slots rarely move alone.
                 self.doubt();
-                self.listener.missed();
+                self.listener.missed(&|key| slot(key) == redirection.slot);
             }
         }
         Some(self.node(&to))
@@ -180,23 +181,21 @@ impl Cluster {
     /// Unless a correction has come since the map was asked for: then it may be older, and is read again.
     fn replace(&self, map: SlotMap) {
         let masters: HashSet<Address> = map.masters().into_iter().cloned().collect();
-        let (mut changed, mut outdated) = (false, false);
+        let mut old = None;
         self.map.send_if_modified(|known| {
-            outdated = locked(&self.named).is_some();
-            if !outdated {
-                changed = known.differs_from(&map);
-                *known = map;
+            if locked(&self.named).is_some() {
+                return false;
             }
+            let changed = known.differs_from(&map);
+            old = Some(std::mem::replace(known, map));
             changed
         });
-        if outdated {
-            return;
-        }
+        let Some(old) = old else { return };
         let gone: Vec<_> = locked(&self.nodes).known.extract_if(|address, _| !masters.contains(address)).collect();
-        if changed || !gone.is_empty() {
-            // What was tracked on a server that lost the slot is reported no more.
-            self.listener.missed();
-        }
+        // What was tracked on a server that lost the slot is reported no more; nor is what was asked of one that was to get it.
+        let was_asked = gone.iter().any(|(address, _)| !old.masters().contains(address));
+        let map = self.map.borrow();
+        self.listener.missed(&|key| was_asked || old.master(slot(key)) != map.master(slot(key)));
     }
 
     fn node(&self, address: &Address) -> Arc<Node> {
@@ -250,7 +249,7 @@ mod tests {
     impl Listener for Deaf {
         fn changed(&self, _: &[u8]) {}
 
-        fn missed(&self) {}
+        fn missed(&self, _: &dyn Fn(&str) -> bool) {}
     }
 
     fn kept_by(host: &str) -> SlotMap {

@@ -31,6 +31,7 @@ use crate::{
 /// | `poll_interval` | how often a waiter looks although nothing was reported | `2s` |
 /// | `background_thread` | whether the client has a thread of its own for its connections and renewals | `false` |
 /// | `release_at_exit` | whether the end of the runtime waits for releases, for at most half a second | `true` |
+/// | `max_clock_offset` | how far apart the clocks of servers may be that take over from each other; see [`with_max_clock_offset`](RedisLockBuilder::with_max_clock_offset) | `500ms` with sentinels, a cluster or `replicas`, else `0s` |
 /// | `ca`, `cert`, `key` | PEM files, with `rediss` | the system's authorities |
 /// | `replicas`, `replica_timeout` | how many replicas must confirm a lock, and within which time; not with `cluster` | none, `1s` |
 /// | `sentinel_username`, `sentinel_password` | the sentinels' own | none |
@@ -49,8 +50,19 @@ use crate::{
 pub struct RedisConnector;
 
 /// Of every URL.
-pub(crate) const PARAMS: [&str; 10] =
-    ["ttl", "prefix", "connect_timeout", "request_timeout", "poll_interval", "ca", "cert", "key", "background_thread", "release_at_exit"];
+pub(crate) const PARAMS: [&str; 11] = [
+    "ttl",
+    "prefix",
+    "connect_timeout",
+    "request_timeout",
+    "poll_interval",
+    "max_clock_offset",
+    "ca",
+    "cert",
+    "key",
+    "background_thread",
+    "release_at_exit",
+];
 
 /// Of one server, also behind sentinels.
 const REPLICA_PARAMS: [&str; 2] = ["replicas", "replica_timeout"];
@@ -175,11 +187,12 @@ pub(crate) fn with_database(builder: RedisLockBuilder, path: &str) -> Result<Red
 
 fn timings(url: &LockUrl, mut builder: RedisLockBuilder) -> Result<RedisLockBuilder, LockError> {
     type Setter = fn(RedisLockBuilder, Duration) -> RedisLockBuilder;
-    let setters: [(&str, Setter); 4] = [
+    let setters: [(&str, Setter); 5] = [
         ("ttl", RedisLockBuilder::with_ttl),
         ("connect_timeout", RedisLockBuilder::with_connect_timeout),
         ("request_timeout", RedisLockBuilder::with_request_timeout),
         ("poll_interval", RedisLockBuilder::with_poll_interval),
+        ("max_clock_offset", RedisLockBuilder::with_max_clock_offset),
     ];
     for (param, set) in setters {
         if let Some(value) = url.duration(param)? {
@@ -209,9 +222,9 @@ mod tests {
 
     #[test]
     fn what_a_url_says_is_set() {
-        let url = "redis://app:s3cret@h:1/7?ttl=15s&prefix=prod:&connect_timeout=1s&request_timeout=200ms&poll_interval=1s";
+        let url = "redis://app:s3cret@h:1/7?ttl=15s&prefix=prod:&connect_timeout=1s&request_timeout=200ms&max_clock_offset=70ms";
         let shown = format!("{:?}", parse(url).unwrap());
-        for part in ["\"h\"", "port: 1 ", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms"] {
+        for part in ["\"h\"", "port: 1 ", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms", "70ms"] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains("s3cret"));

@@ -8,12 +8,13 @@ use lock_core::{
 use crate::{
     claim::{Answer, Claim, Granted},
     error::Failure,
-    lines::Turn,
+    lines::{Limits, Turn},
     link::Connection,
     pace::{Backoff, UNHEARD_LOOK, poll},
     renewal::RedisRenewer,
     replicas::Replicas,
     servers::{Route, Servers},
+    validity::Validity,
     watcher::{Place, Watcher},
 };
 
@@ -26,6 +27,9 @@ pub(crate) struct Core {
     pub(crate) poll: Duration,
     /// Longest time for which an acquisition puts up with a server that cannot be reached.
     pub(crate) patience: Duration,
+    /// Longest time that one attempt to acquire usually takes.
+    pub(crate) attempt: Duration,
+    pub(crate) validity: Validity,
     pub(crate) servers: Arc<Servers>,
     /// Who must confirm what was acquired.
     pub(crate) replicas: Option<Arc<Replicas>>,
@@ -46,7 +50,7 @@ impl Core {
                     Ok((Answer::Busy(_), _)) | Err(_) => {}
                 }
             }
-            let place = self.watcher.join(claim.key());
+            let place = self.watcher.join(claim.key(), Limits::new(claim.ttl(), self.attempt));
             // Boxed, so that a lock that is free does not carry it along.
             Box::pin(self.wait(claim, &place)).await
         })

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, io, sync::Arc};
+use std::{borrow::Cow, error::Error, fmt, io, sync::Arc};
 
 use lock_core::{ErrorKind, LockError};
 use redis::{RedisError, ServerErrorKind};
@@ -116,6 +116,7 @@ impl Failure {
         match self.code() {
             // What a script may call is checked call by call: it may have got further.
             "NOPERM" => !self.detail().contains("script"),
+            "NOTALOCK" => true,
             "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "NOAUTH" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
             | "MOVED" | "ASK" => true,
             _ => !self.sent,
@@ -181,7 +182,14 @@ impl Failure {
     }
 
     /// What to do about it.
-    pub(crate) fn advice(&self) -> &'static str {
+    pub(crate) fn advice(&self) -> Cow<'static, str> {
+        match self.code() {
+            "NOTALOCK" => format!("{}, which no lock wrote; use another name or prefix, or remove it yourself", self.detail()).into(),
+            _ => self.usual_advice().into(),
+        }
+    }
+
+    fn usual_advice(&self) -> &'static str {
         match (self.kind(), self.code()) {
             (ErrorKind::PermissionDenied, "NOPERM" | "ERR") => {
                 "the server's access rules do not allow this user's commands or keys; allow eval, evalsha and those in the cause"
@@ -223,7 +231,7 @@ impl From<Failure> for LockError {
     fn from(failure: Failure) -> Self {
         let message = match &failure.context {
             Some(context) => format!("{context}: {}", failure.advice()),
-            None => failure.advice().to_owned(),
+            None => failure.advice().into_owned(),
         };
         let kind = failure.kind();
         // A refusal says that nothing was done, except from inside a script.
@@ -257,6 +265,7 @@ mod tests {
             ("MISCONF", ErrorKind::Unavailable),
             ("BUSY", ErrorKind::Unavailable),
             ("WRONGTYPE", ErrorKind::Protocol),
+            ("NOTALOCK", ErrorKind::Protocol),
         ] {
             assert_eq!(server(code, "x").kind(), kind, "{code}");
         }
@@ -284,6 +293,7 @@ mod tests {
             ("NOPERM", "User app has no permissions to run the 'evalsha' command", true),
             ("NOPERM", "ACL failure in script: User app has no permissions to run the 'hincrby' command", false),
             ("READONLY", "You can't write against a read only replica.", true),
+            ("NOTALOCK", "the key holds a hash", true),
             ("WRONGTYPE", "x", false),
         ] {
             assert_eq!(server(code, detail).had_no_effect(), sure, "{code} {detail}");

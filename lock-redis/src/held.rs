@@ -109,9 +109,9 @@ impl<T> Held<T> {
         }
     }
 
-    /// Reports may have been missed: all keys are read again.
-    pub(crate) fn missed(&mut self, now: Moment) {
-        for (name, key) in &mut self.keys {
+    /// Reports of `concerned` keys may have been missed: they are read again.
+    pub(crate) fn missed(&mut self, concerned: impl Fn(&str) -> bool, now: Moment) {
+        for (name, key) in self.keys.iter_mut().filter(|(name, _)| concerned(name)) {
             key.reading = None;
             key.schedule(&mut self.queue, name, now + GATHER);
         }
@@ -271,7 +271,7 @@ mod tests {
             reads.push(read.keys.len());
         }
         assert_eq!(reads, [256, 256, 256, 232]);
-        held.missed(at(200));
+        held.missed(|_| true, at(200));
         let again: usize = std::iter::from_fn(|| held.poll(at(205))).map(|read| read.keys.len()).sum();
         assert_eq!(again, 1000);
     }

@@ -20,7 +20,12 @@
 //! | the same, U+001F, and what keeps it in the same hash slot | a hash: `token`, `owner`, `since` (µs), `metadata` |
 //!
 //! The first key is what redis-py's `Lock`, redsync, node-redlock and rslock write, so this backend excludes them and is
-//! excluded by them on the same key. Redisson keeps a hash there and interoperates with none of them, but its locks are respected.
+//! excluded by them on the same key.
+//!
+//! Whatever string is in the key is taken for a lock: it is waited for, and shown by an inspection. What is no string was written by
+//! no lock of this kind, and every operation on it is an error that names its type, [`Protocol`](lock_core::ErrorKind::Protocol).
+//! That goes for Redisson's locks too, which are hashes. A forced release removes a string only if it has a TTL, as locks have, or is
+//! made of 32 hexadecimal digits, as the locks are that redis-py makes without one.
 //!
 //! # What to rely on
 //!
@@ -48,7 +53,9 @@
 //! Either way a waiter puts up with a minute of trouble, such as having no server, or twice the connect timeout if that is longer;
 //! then it is `Unavailable`. Guards whose locks the new master has stay valid if it is found before their deadline; those whose locks
 //! it never received learn of their loss as soon as it is read there. Until then, or until the deadline, there can be two holders.
-//! Replicas that confirm (below) and `min-replicas-to-write` make that rarer, not impossible. A master that is cut off together with
+//! Replicas that confirm (below) and `min-replicas-to-write` make that rarer, not impossible. The new master ends locks by its own
+//! clock, for expiries are replicated as instants; so guards end earlier by the largest offset of the servers' clocks that is to be
+//! expected, [`with_max_clock_offset`](RedisLockBuilder::with_max_clock_offset) or `max_clock_offset`, which is 500 ms unless set. A master that is cut off together with
 //! some of its clients serves those until it stops by itself (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a
 //! sentinel: another way to two holders.
 //!
@@ -72,6 +79,9 @@
 //! connection with client-side caching on, so the server reports the next change of the key, whoever makes it and
 //! however: then it asks again. A timer at the end of the holder's lease and a slow poll stand behind that. The same
 //! connection tells a guard that its entry was removed.
+//!
+//! A waiter whose caller keeps its future and does not poll it loses its place to the next, within its TTL and mostly within two
+//! seconds of its turn; polled again, it takes the last place. What it was granted meanwhile ends with its TTL.
 //!
 //! A guard that is released hands the lock on to the next waiter of its client, whose request follows the release over the same
 //! connection. That goes on for 20 ms; then a release goes alone, so that others have a chance.
@@ -122,6 +132,7 @@ mod slots;
 mod topology;
 mod undo;
 mod upstream;
+mod validity;
 mod watcher;
 
 pub use builder::RedisLockBuilder;

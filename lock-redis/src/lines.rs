@@ -15,6 +15,10 @@ use lock_core::backend::Moment;
 /// A holder in the same client prompts the head as soon as its release is on its way: sent after it over the same connection, the
 /// head's request finds the lock free, one round trip earlier than by a report. Such an attempt reads nothing over the tracking link:
 /// whatever is reported after it is about what was before, until the head has looked over that link once more.
+///
+/// A caller may keep its future and stop polling it: then its turn is never taken, or never ends. So those behind it look at the
+/// head from time to time, and one that is overdue loses its place; if it is polled again, it takes the last one. It does no harm
+/// that a head which was only slow goes on with its attempt: both then compete, as waiters of different clients do.
 #[derive(Clone, Debug)]
 pub(crate) struct Lines<W> {
     lines: HashMap<Arc<str>, Line<W>>,
@@ -23,7 +27,7 @@ pub(crate) struct Lines<W> {
 
 #[derive(Clone, Debug)]
 struct Line<W> {
-    queue: VecDeque<(Ticket, W)>,
+    queue: VecDeque<Waiter<W>>,
     reports: u64,
     /// The last that is known of the key is newer than anything that can be reported.
     unheard: bool,
@@ -35,6 +39,28 @@ struct Line<W> {
     pause: Option<Moment>,
     /// Since when every attempt has failed: who becomes head in between does not start to count anew.
     trouble: Option<Moment>,
+    /// Since when the head's attempt has been on its way.
+    trying: Option<Moment>,
+    /// When somebody behind the head first saw that it was due; cleared by whatever the head does.
+    seen_due: Option<Moment>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter<W> {
+    ticket: Ticket,
+    waker: W,
+    limits: Limits,
+}
+
+/// How long a waiter may keep those behind it waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// From its turn on until it tries.
+    react: Duration,
+    /// For one attempt.
+    attempt: Duration,
+    /// Until the waiters behind it look at it.
+    look: Duration,
 }
 
 /// A waiter's place in a line.
@@ -56,11 +82,26 @@ pub(crate) enum Step {
     /// Competes for the lock.
     Try(Turn),
     /// Waits to be woken, until this instant at most.
-    Wait(Option<Moment>),
+    Wait(Moment),
+    /// Waits to be woken, and looks at the head after this time.
+    Follow(Duration),
+    /// Has lost its place because it was overdue, and takes the last one.
+    Rejoin,
 }
 
 /// Redis expires keys to the millisecond.
 const EXPIRY_GRAIN: Duration = Duration::from_millis(1);
+
+/// A caller that is polled at all is polled this soon after it was woken.
+const REACTION: Duration = Duration::from_secs(1);
+
+impl Limits {
+    /// Together within `ttl`, of attempts that end within `attempt`.
+    pub(crate) fn new(ttl: Duration, attempt: Duration) -> Self {
+        let half = ttl / 2;
+        Self { react: REACTION.min(half), attempt: attempt.min(half), look: half }
+    }
+}
 
 impl<W: Clone> Lines<W> {
     pub(crate) fn new() -> Self {
@@ -77,26 +118,23 @@ impl<W: Clone> Lines<W> {
     }
 
     /// Takes the last place in the key's line.
-    pub(crate) fn join(&mut self, key: &Arc<str>, waker: W) -> Ticket {
+    pub(crate) fn join(&mut self, key: &Arc<str>, waker: W, limits: Limits) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let line = self.lines.entry(Arc::clone(key)).or_insert_with(|| Line {
-            queue: VecDeque::new(),
-            reports: 0,
-            unheard: false,
-            prompt: None,
-            next_try: None,
-            pause: None,
-            trouble: None,
-        });
-        line.queue.push_back((ticket, waker));
+        self.rejoin(key, ticket, waker, limits);
         ticket
+    }
+
+    /// The same after [`Step::Rejoin`].
+    pub(crate) fn rejoin(&mut self, key: &Arc<str>, ticket: Ticket, waker: W, limits: Limits) {
+        let line = self.lines.entry(Arc::clone(key)).or_insert_with(Line::new);
+        line.queue.push_back(Waiter { ticket, waker, limits });
     }
 
     /// Gives up a place, granted or not; returns the new head to be woken.
     pub(crate) fn leave(&mut self, key: &str, ticket: Ticket) -> Option<W> {
         let line = self.lines.get_mut(key)?;
-        let at = line.queue.iter().position(|(other, _)| *other == ticket)?;
+        let at = line.place(ticket)?;
         line.queue.remove(at);
         if line.queue.is_empty() {
             self.lines.remove(key);
@@ -106,18 +144,31 @@ impl<W: Clone> Lines<W> {
             return None;
         }
         line.prompt = None;
+        line.head_acts(None);
         line.head()
     }
 
     /// What a waiter does now; a prompt is good for one try.
     pub(crate) fn step(&mut self, key: &str, ticket: Ticket, now: Moment) -> Step {
-        let Some(line) = self.headed(key, ticket) else { return Step::Wait(None) };
-        match line.next_try.max(line.pause) {
-            Some(next) if next > now => Step::Wait(Some(next)),
+        let Some(line) = self.lines.get_mut(key) else { return Step::Rejoin };
+        match line.place(ticket) {
+            None => return Step::Rejoin,
+            Some(0) => {}
+            Some(place) => match line.until_overdue(place, now) {
+                Some(left) => return Step::Follow(left),
+                None => line.pass_over_head(place),
+            },
+        }
+        match line.next() {
+            Some(next) if next > now => {
+                line.head_acts(None);
+                Step::Wait(next)
+            }
             _ => {
                 let prompt = line.prompt.take();
                 // Over the tracking link, whose next report may come before the answer.
                 line.unheard &= prompt.is_some();
+                line.head_acts(Some(now));
                 Step::Try(Turn { reports: line.reports, prompt })
             }
         }
@@ -129,6 +180,7 @@ impl<W: Clone> Lines<W> {
         let Some(line) = self.headed(key, ticket) else { return };
         line.next_try = (turn.reports == line.reports).then(|| now + pause(expires_in, poll));
         (line.pause, line.trouble, line.unheard) = (None, None, false);
+        line.head_acts(None);
     }
 
     /// The same after an attempt that was not made over the tracking link: the next change will not be reported.
@@ -146,6 +198,7 @@ impl<W: Clone> Lines<W> {
         let told = if turn.prompt.is_some() { line.prompt.is_some() } else { turn.reports != line.reports };
         line.next_try = (!told).then(|| now + pause(expires_in, poll));
         (line.pause, line.trouble, line.unheard) = (None, None, true);
+        line.head_acts(None);
     }
 
     /// The head's attempt failed, as all have since `since`, or since earlier ones of the line.
@@ -157,6 +210,7 @@ impl<W: Clone> Lines<W> {
     pub(crate) fn answered(&mut self, key: &str, ticket: Ticket) {
         if let Some(line) = self.headed(key, ticket) {
             (line.next_try, line.pause, line.trouble) = (None, None, None);
+            line.head_acts(None);
         }
     }
 
@@ -164,6 +218,7 @@ impl<W: Clone> Lines<W> {
     pub(crate) fn pause(&mut self, key: &str, ticket: Ticket, until: Moment) {
         if let Some(line) = self.headed(key, ticket) {
             (line.next_try, line.pause) = (None, Some(until));
+            line.head_acts(None);
         }
     }
 
@@ -180,9 +235,9 @@ impl<W: Clone> Lines<W> {
         self.lines.get_mut(key)?.report()
     }
 
-    /// Reports may have been missed: every head that relies on them looks for itself.
-    pub(crate) fn missed(&mut self) -> Vec<W> {
-        self.lines.values_mut().filter_map(Line::report).collect()
+    /// Reports of `concerned` keys may have been missed: every head that relies on them looks for itself.
+    pub(crate) fn missed(&mut self, concerned: impl Fn(&str) -> bool) -> Vec<W> {
+        self.lines.iter_mut().filter(|(key, _)| concerned(key)).filter_map(|(_, line)| line.report()).collect()
     }
 
     fn headed(&mut self, key: &str, ticket: Ticket) -> Option<&mut Line<W>> {
@@ -191,12 +246,65 @@ impl<W: Clone> Lines<W> {
 }
 
 impl<W: Clone> Line<W> {
+    fn new() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            reports: 0,
+            unheard: false,
+            prompt: None,
+            next_try: None,
+            pause: None,
+            trouble: None,
+            trying: None,
+            seen_due: None,
+        }
+    }
+
+    fn place(&self, ticket: Ticket) -> Option<usize> {
+        self.queue.iter().position(|waiter| waiter.ticket == ticket)
+    }
+
     fn is_head(&self, ticket: Ticket) -> bool {
-        self.queue.front().is_some_and(|(head, _)| *head == ticket)
+        self.queue.front().is_some_and(|head| head.ticket == ticket)
     }
 
     fn head(&self) -> Option<W> {
-        self.queue.front().map(|(_, waker)| waker.clone())
+        self.queue.front().map(|head| head.waker.clone())
+    }
+
+    /// When the head tries if nothing is reported before.
+    fn next(&self) -> Option<Moment> {
+        self.next_try.max(self.pause)
+    }
+
+    /// The head does something: begins an attempt, `trying`, or not.
+    fn head_acts(&mut self, trying: Option<Moment>) {
+        (self.trying, self.seen_due) = (trying, None);
+    }
+
+    /// When whoever is at this place looks at the head again; `None` if the head is overdue.
+    fn until_overdue(&mut self, place: usize, now: Moment) -> Option<Duration> {
+        let Limits { react, attempt, look } = self.queue.front()?.limits;
+        let overdue = match (self.trying, self.next()) {
+            (Some(since), _) => since + attempt,
+            (None, Some(next)) if next > now => {
+                self.seen_due = None;
+                // Mostly the next in the line looks in time: the others need not do so as often.
+                let spread = react * u32::try_from(place).unwrap_or(u32::MAX);
+                return Some(spread.min(look).min(self.queue.get(place)?.limits.look));
+            }
+            (None, _) => *self.seen_due.get_or_insert(now) + react,
+        };
+        (overdue > now).then(|| overdue.saturating_since(now))
+    }
+
+    /// Whoever is at this place found the head overdue, and takes its place.
+    fn pass_over_head(&mut self, place: usize) {
+        let next = self.queue.remove(place);
+        self.queue.pop_front();
+        next.into_iter().for_each(|next| self.queue.push_front(next));
+        (self.prompt, self.next_try) = (None, None);
+        self.head_acts(None);
     }
 
     fn report(&mut self) -> Option<W> {

@@ -37,13 +37,21 @@ pub(crate) struct Timeouts {
     pub(crate) response: Duration,
 }
 
+impl Timeouts {
+    /// Enough for a request over a connection that has to be made, and once more.
+    pub(crate) fn attempt(self) -> Duration {
+        (self.connect + self.response) * 2
+    }
+}
+
 /// Who is told what the server pushes over a tracking link. Called by the connection's driver: must not block.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// A key that was read over the link has changed.
     fn changed(&self, key: &[u8]);
 
-    /// Changes may have been missed: the connection ended, or the server forgot all keys at once.
-    fn missed(&self);
+    /// Changes of `concerned` keys may have been missed: the connection ended, another server keeps them, or the server forgot all
+    /// at once.
+    fn missed(&self, concerned: &dyn Fn(&str) -> bool);
 }
 
 #[derive(Default)]
@@ -62,11 +70,16 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// rule, rarely passes.
 const TRACKING_REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
+/// How many requests may be on their way to the socket. More than there are: who waits for room and is not polled any more keeps
+/// the room that he was given.
+const BUFFER: usize = 1 << 20;
+
 type Outcome = Result<Connection, Failure>;
 
 impl Link {
     pub(crate) fn new(upstream: Upstream, timeouts: Timeouts, tasks: Tasks, listener: Option<Arc<dyn Listener>>) -> Self {
         let mut config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(timeouts.response));
+        config = config.set_pipeline_buffer_size(BUFFER);
         if let Some(listener) = &listener {
             config = config.set_push_sender(pushes_to(Arc::clone(listener)));
         }
@@ -75,7 +88,7 @@ impl Link {
         Self { shared }
     }
 
-    /// The connection, made now if there is none that works.
+    /// The connection, made now if there is none that works, within the time for it and that for an answer.
     ///
     /// # Cancel safety
     ///
@@ -85,9 +98,12 @@ impl Link {
             Ok(outcome) => return outcome,
             Err(attempt) => attempt,
         };
-        match attempt.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(interrupted())),
-            Err(_) => Err(interrupted()),
+        let Timeouts { connect, response } = self.shared.timeouts;
+        match tokio::time::timeout(connect + response, attempt.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(interrupted())),
+            Ok(Err(_)) => Err(interrupted()),
+            // It ends within the first of these by itself, wherever its runtime runs.
+            Err(_) => Err(Failure::unsent(timed_out()).while_trying("the runtime that the client was made on runs no tasks".to_owned())),
         }
     }
 
@@ -132,7 +148,7 @@ fn pushes_to(listener: Arc<dyn Listener>) -> impl Fn(PushInfo) -> Result<(), std
                 }
             }
             // The whole data set was flushed, or the connection is gone.
-            (PushKind::Invalidate | PushKind::Disconnection, _) => listener.missed(),
+            (PushKind::Invalidate | PushKind::Disconnection, _) => listener.missed(&|_| true),
             _ => {}
         }
         Ok(())
@@ -269,7 +285,7 @@ impl Shared {
 
     fn missed(&self) {
         if let Some(listener) = &self.listener {
-            listener.missed();
+            listener.missed(&|_| true);
         }
     }
 }

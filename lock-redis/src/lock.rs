@@ -118,9 +118,11 @@ impl RedisLock {
         let renewer = RedisRenewer { servers: Arc::clone(&servers), replicas: replicas.clone() };
         let patience = timeouts.connect * 2;
         let core = Core {
+            validity: settings.validity(),
             prefix: settings.prefix,
             ttl: settings.ttl,
             poll: settings.poll_interval,
+            attempt: timeouts.attempt(),
             patience: if servers.fail_over() { patience.max(FAILOVER_PATIENCE) } else { patience },
             watcher: Watcher::new(news, home.clone()),
             keeper: Keeper::new(lock_core::backend::Clock::Suspend, renewer, home),
@@ -149,14 +151,13 @@ impl RedisLock {
     }
 
     async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
-        let keys = Keys::new(&self.core.prefix, name);
-        let key = &*keys.lock;
-        let delete = |connection: Connection| async move { connection.run(redis::cmd("DEL").arg(key)).await };
+        let keys = &Keys::new(&self.core.prefix, name);
         bounded(&self.core.holds, None, async {
-            match self.core.servers.at(key, delete).await? {
-                Value::Int(deleted) => Ok(deleted > 0),
-                _ => Err(Failure::unexpected("no number in answer to DEL").into()),
-            }
+            // What removes a lock is not repeated, for the second one might hit the next holder's. What looks at it is: so it finds
+            // out whether a connection broke while it was idle.
+            self.query(&scripts::INSPECT, keys).await.map_err(Failure::without_effect)?;
+            let force = |connection: Connection| async move { connection.run_script(&scripts::FORCE, keys, |_| {}).await };
+            Ok(scripts::parse_forced(&self.core.servers.at(&keys.lock, force).await?)?)
         })
         .await
     }
@@ -166,13 +167,13 @@ impl RedisLock {
 #[deny(clippy::missing_trait_methods)]
 impl DistributedLock for RedisLock {
     fn capabilities(&self) -> Capabilities {
-        capabilities()
+        self.core.validity.applied_to(capabilities())
     }
 
     async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
         let acquire = async {
             self.core.holds.ensure_open()?;
-            self.core.acquire(name, options.resolve(&capabilities(), self.core.ttl)?).await
+            self.core.acquire(name, self.core.validity.resolve(options, &capabilities(), self.core.ttl)?).await
         };
         acquire.await.map_err(|error| error.during(Operation::Acquire).on(BACKEND).of(name))
     }
@@ -180,7 +181,7 @@ impl DistributedLock for RedisLock {
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
         let acquire = async {
             self.core.holds.ensure_open()?;
-            self.core.try_acquire(name, options.resolve(&capabilities(), self.core.ttl)?).await
+            self.core.try_acquire(name, self.core.validity.resolve(options, &capabilities(), self.core.ttl)?).await
         };
         acquire.await.map_err(|error| error.during(Operation::TryAcquire).on(BACKEND).of(name))
     }

@@ -34,6 +34,8 @@ pub(crate) struct Kept {
     pub(crate) keys: Keys,
     pub(crate) owner: OwnerId,
     pub(crate) ttl: Duration,
+    /// For how much of the TTL a guard relies on it.
+    pub(crate) validity: Duration,
 }
 
 #[async_trait]
@@ -62,11 +64,11 @@ impl Renewer for RedisRenewer {
     }
 }
 
-/// How long to wait for those servers of a cluster that do not answer. After a third of the TTL the keeper would give up what the
+/// How long to wait for those servers of a cluster that do not answer. After a third of the validity the keeper would give up what the
 /// others have renewed as well.
 fn limit(batch: &[Arc<Kept>]) -> Duration {
     // Four fifths of a third.
-    batch.iter().map(|kept| kept.ttl).min().unwrap_or_default() * 4 / 15
+    batch.iter().map(|kept| kept.validity).min().unwrap_or_default() * 4 / 15
 }
 
 /// What replicas have not confirmed is not renewed. They are all renewed once more on the way, for it may lead to another server.
@@ -165,7 +167,7 @@ fn pipeline(batch: &[Arc<Kept>], mut script: impl FnMut(&Keys) -> Cmd) -> Pipeli
 
 fn outcome(kept: &Kept, answer: Result<Value, Failure>) -> RenewOutcome {
     match answer {
-        Ok(Value::Int(1)) => RenewOutcome::Renewed(kept.ttl),
+        Ok(Value::Int(1)) => RenewOutcome::Renewed(kept.validity),
         Ok(Value::Int(0)) => RenewOutcome::NotHeld,
         Ok(_) => RenewOutcome::Failed(Failure::unexpected("neither 0 nor 1 from a renewal").into()),
         Err(failure) => RenewOutcome::Failed(failure.into()),

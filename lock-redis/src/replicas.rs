@@ -9,7 +9,7 @@ use lock_core::{
     backend::{Tasks, locked},
 };
 use redis::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     error::Failure,
@@ -69,8 +69,20 @@ impl Replicas {
 
     /// The same for a batch: what renewing each of them said, of which replicas then have the outcome.
     pub(crate) async fn confirm_all(self: &Arc<Self>, batch: Vec<Arc<Kept>>) -> Result<Vec<Renewed>, LockError> {
-        let this = Arc::clone(self);
-        self.tasks.finish(async move { this.confirm_now(&batch).await }).await
+        let (this, limit) = (Arc::clone(self), self.limit(&batch));
+        let (tell, told) = oneshot::channel();
+        // A task of its own: whoever is not polled any more keeps no permit and no connection from others.
+        self.tasks.spawn(async move { drop(tell.send(this.confirm_now(&batch, limit).await)) });
+        // What it takes at most, and an answer's time more, should its runtime run no tasks.
+        match tokio::time::timeout((limit + self.response) * 2, told).await {
+            Ok(Ok(outcome)) => outcome,
+            _ => Err(LockError::new(ErrorKind::Unavailable, "the runtime that the client was made on runs no tasks").indeterminate()),
+        }
+    }
+
+    /// How long replicas have.
+    fn limit(&self, batch: &[Arc<Kept>]) -> Duration {
+        batch.iter().map(|kept| kept.validity / 3).fold(self.asked.timeout, Duration::min)
     }
 
     /// Gives up the connections; later ones are not kept.
@@ -79,8 +91,7 @@ impl Replicas {
         drop(idle);
     }
 
-    async fn confirm_now(&self, batch: &[Arc<Kept>]) -> Result<Vec<Renewed>, LockError> {
-        let limit = batch.iter().map(|kept| kept.ttl / 3).fold(self.asked.timeout, Duration::min);
+    async fn confirm_now(&self, batch: &[Arc<Kept>], limit: Duration) -> Result<Vec<Renewed>, LockError> {
         let Ok(permit) = tokio::time::timeout(limit, self.permits.acquire()).await else {
             return Err(LockError::new(
                 ErrorKind::Unavailable,
@@ -137,7 +148,7 @@ mod tests {
         let info = redis::Client::open("redis://127.0.0.2:1").unwrap().get_connection_info().clone();
         let like = Link::new(Upstream::Fixed(info), Timeouts { connect: limit, response: limit }, tasks.clone(), None);
         let replicas = Replicas::new(Asked { replicas: 1, timeout: limit }, Arc::new(like), limit, tasks);
-        let kept = Arc::new(Kept { keys: Keys::new("", &"a".parse().unwrap()), owner: OwnerId::random(), ttl: limit });
+        let kept = Arc::new(Kept { keys: Keys::new("", &"a".parse().unwrap()), owner: OwnerId::random(), ttl: limit, validity: limit });
         let idle = || locked(&replicas.idle).as_ref().map(Vec::len);
         replicas.confirm(&kept).await.unwrap_err();
         assert_eq!(idle(), Some(1), "for the next");
@@ -145,7 +156,7 @@ mod tests {
         tokio::select! {
             biased;
             outcome = &mut late => panic!("without a connection: {outcome:?}"),
-            () = std::future::ready(()) => {}
+            () = tokio::task::yield_now() => {}
         }
         replicas.close();
         late.await.unwrap_err();

@@ -15,6 +15,19 @@ pub(crate) struct LockScript {
     hash: OnceLock<String>,
 }
 
+/// Ends a script whose `holder` is no string: no lock of this kind is in the key.
+macro_rules! unless_foreign {
+    () => {
+        r"
+if type(holder) == 'table' then
+  local kind = redis.call('TYPE', KEYS[1]).ok
+  if kind == 'string' then return holder end
+  return redis.error_reply('NOTALOCK the key holds a ' .. kind)
+end
+"
+    };
+}
+
 /// `owner, ttl in ms, companion's ttl in ms, metadata, track[, floor]` -> `{1, token}`, or `{0, holder's PTTL}`.
 ///
 /// - A repeated request finds its own owner id: it extends the lease, so that the deadline counts from the repetition,
@@ -25,10 +38,14 @@ pub(crate) struct LockScript {
 /// - Numbers stay below 2^53, where Lua's are exact, until the year 2255.
 pub(crate) static ACQUIRE: LockScript = LockScript::new(
     0,
-    r"
+    concat!(
+        r"
 local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if not fresh and redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
-  return {0, redis.call('PTTL', KEYS[1])}
+if not fresh then
+  local holder = redis.pcall('GET', KEYS[1])",
+        unless_foreign!(),
+        r"
+  if holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
 end
 local token = false
 if not fresh then
@@ -46,7 +63,8 @@ end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if ARGV[5] == '1' then redis.call('EXISTS', KEYS[1]) end
 return {1, token}
-",
+"
+    ),
 );
 
 /// `owner, token, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's: the counter is then at least `token`.
@@ -83,17 +101,41 @@ return 1
 ",
 );
 
-/// -> nothing, or `{value or type, PTTL, companion's owner, token, since, metadata}`.
+/// -> nothing, or `{value, PTTL, companion's owner, token, since, metadata}`.
 pub(crate) static INSPECT: LockScript = LockScript::new(
     4,
-    r"
-local value = redis.pcall('GET', KEYS[1])
-if not value then return false end
-if type(value) == 'table' then value = 'a ' .. redis.call('TYPE', KEYS[1]).ok end
+    concat!(
+        r"
+local holder = redis.pcall('GET', KEYS[1])
+if not holder then return false end",
+        unless_foreign!(),
+        r"
 local last = redis.pcall('HMGET', KEYS[2], 'owner', 'token', 'since', 'metadata')
 if last.err then last = {false, false, false, false} end
-return {value, redis.call('PTTL', KEYS[1]), last[1], last[2], last[3], last[4]}
-",
+return {holder, redis.call('PTTL', KEYS[1]), last[1], last[2], last[3], last[4]}
+"
+    ),
+);
+
+/// -> 1, or 0 if nobody has the lock.
+///
+/// A lock is a string with a TTL, whoever wrote it. Without a TTL it must look like an owner of ours or of redis-py, whose locks have
+/// none unless asked for: 32 hexadecimal digits.
+pub(crate) static FORCE: LockScript = LockScript::new(
+    5,
+    concat!(
+        r"
+local holder = redis.pcall('GET', KEYS[1])
+if not holder then return 0 end",
+        unless_foreign!(),
+        r"
+if redis.call('PTTL', KEYS[1]) < 0 and not (#holder == 32 and not string.find(holder, '[^0-9a-f]')) then
+  return redis.error_reply('NOTALOCK the key holds a string without a TTL')
+end
+redis.call('DEL', KEYS[1])
+return 1
+"
+    ),
 );
 
 impl LockScript {
@@ -153,6 +195,14 @@ pub(crate) fn parse_acquired(answer: &Value) -> Result<Result<u64, Option<Durati
         [Value::Int(1), token] => Ok(Ok(number(token).ok_or_else(unexpected)?)),
         [Value::Int(0), Value::Int(pttl)] => Ok(Err(u64::try_from(*pttl).ok().map(Duration::from_millis))),
         _ => Err(unexpected()),
+    }
+}
+
+/// The answer of [`FORCE`].
+pub(crate) fn parse_forced(answer: &Value) -> Result<bool, Failure> {
+    match answer {
+        Value::Int(removed @ 0..=1) => Ok(*removed == 1),
+        _ => Err(Failure::unexpected("neither 0 nor 1 from a forced release")),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) enum Topology {
     Server(Address),
-    Sentinels { sentinels: Vec<Address>, service: String, credentials: Credentials },
+    Sentinels { sentinels: Vec<Address>, service: String },
     Cluster(Vec<Address>),
 }
 
@@ -38,13 +38,13 @@ impl Topology {
     ) -> Result<Servers, LockError> {
         match &settings.topology {
             Self::Server(address) => Ok(Servers::one(Upstream::Fixed(settings.info(address)?), timeouts, tasks, listener)),
-            Self::Sentinels { sentinels, service, credentials } => {
+            Self::Sentinels { sentinels, service } => {
                 let first = non_empty(sentinels, "sentinel")?;
                 if service.is_empty() || service.contains(char::is_whitespace) {
                     return Err(invalid("the sentinels need the service's name, without spaces"));
                 }
                 // Sentinels have neither the servers' users nor databases.
-                let like = settings.info_with(first, credentials, 0)?;
+                let like = settings.info_with(first, settings.sentinel_credentials.as_ref().unwrap_or(&Credentials::default()), 0)?;
                 let sentinels: Vec<ConnectionInfo> = sentinels.iter().map(|sentinel| sentinel.with_settings_of(&like)).collect();
                 // Silent ones leave time to connect to the master.
                 let limit = timeouts.response.min(timeouts.connect / 3);

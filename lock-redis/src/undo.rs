@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{core::Core, entry, error::Failure, link::Connection, pace::Backoff, renewal::Kept, servers::Servers};
 
 /// How long to try at least: a request may take effect late. With a longer TTL it is that long, for what was there ends by then.
-const LEAST: Duration = Duration::from_secs(30);
+pub(crate) const LEAST: Duration = Duration::from_secs(30);
 
 /// Until a release over another connection is repeated: by then the server has read what was on its way before.
 const RECHECK: Duration = Duration::from_secs(1);

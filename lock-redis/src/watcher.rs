@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     held::{Found, Held},
-    lines::{Lines, Step, Ticket, Turn},
+    lines::{Limits, Lines, Step, Ticket, Turn},
     link::{Connection, Listener},
     servers::Servers,
 };
@@ -83,10 +83,10 @@ impl Listener for News {
         self.changed_for_holders(key);
     }
 
-    fn missed(&self) {
-        let heads = locked(&self.lines).missed();
+    fn missed(&self, concerned: &dyn Fn(&str) -> bool) {
+        let heads = locked(&self.lines).missed(concerned);
         heads.iter().for_each(|head| head.notify_one());
-        self.update_held(|held| held.missed(CLOCK.now()));
+        self.update_held(|held| held.missed(concerned, CLOCK.now()));
     }
 }
 
@@ -112,10 +112,10 @@ impl Watcher {
     }
 
     /// Takes the last place in the key's line.
-    pub(crate) fn join(&self, key: &Arc<str>) -> Place {
+    pub(crate) fn join(&self, key: &Arc<str>, limits: Limits) -> Place {
         let woken = Arc::new(Notify::new());
-        let ticket = locked(&self.news.lines).join(key, Arc::clone(&woken));
-        Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken }
+        let ticket = locked(&self.news.lines).join(key, Arc::clone(&woken), limits);
+        Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken, limits }
     }
 
     /// A holder of this client tells the next one of its release; see [`Lines::released`].
@@ -159,6 +159,7 @@ pub(crate) struct Place {
     key: Arc<str>,
     ticket: Ticket,
     woken: Arc<Notify>,
+    limits: Limits,
 }
 
 impl Place {
@@ -168,11 +169,15 @@ impl Place {
             let step = locked(&self.news.lines).step(&self.key, self.ticket, CLOCK.now());
             match step {
                 Step::Try(turn) => return turn,
-                Step::Wait(None) => self.woken.notified().await,
-                Step::Wait(Some(until)) => tokio::select! {
+                Step::Wait(until) => tokio::select! {
                     () = self.woken.notified() => {}
                     () = CLOCK.sleep_until(until) => {}
                 },
+                Step::Follow(look) => tokio::select! {
+                    () = self.woken.notified() => {}
+                    () = tokio::time::sleep(look) => {}
+                },
+                Step::Rejoin => locked(&self.news.lines).rejoin(&self.key, self.ticket, Arc::clone(&self.woken), self.limits),
             }
         }
     }

@@ -8,7 +8,7 @@ use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LockError, Regis
 use lock_redis::{RedisConnector, RedisLock};
 
 mod common;
-use common::{address, builder, name, own, waiter};
+use common::{NEVER, Operator, address, builder, client, name, own, quorum, ttl, waiter};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
@@ -68,7 +68,7 @@ async fn credentials_are_checked_and_not_shown() {
 #[tokio::test]
 async fn an_access_rule_that_stops_a_script_half_way_is_named_and_what_was_done_undone() {
     let server = or_skip!(own());
-    let operator = common::Operator::of(&server);
+    let operator = Operator::of(&server);
     let () = operator.run(&["ACL", "SETUSER", "app", "on", ">s3cret", "~*", "+@all", "-hincrby"]).await;
     let locks = builder(address(&server)).with_username("app").with_password(lock_core::Secret::new("s3cret"));
     let locks = locks.connect().await.unwrap();
@@ -83,7 +83,7 @@ async fn an_access_rule_that_stops_a_script_half_way_is_named_and_what_was_done_
 #[tokio::test]
 async fn a_database_of_its_own_and_one_that_is_not_there() {
     let server = or_skip!(own());
-    let (zero, seven) = (common::client(&server).await, builder(address(&server)).with_database(7).connect().await.unwrap());
+    let (zero, seven) = (client(&server).await, builder(address(&server)).with_database(7).connect().await.unwrap());
     let (_guard, other) = (zero.acquire("a").await.unwrap(), seven.try_acquire("a").await.unwrap());
     assert!(other.is_some(), "databases are apart");
     let error = refused(&format!("redis://{}/4711", server.endpoint())).await;
@@ -116,5 +116,29 @@ async fn tls_with_a_client_certificate_and_what_is_missing_without() {
         let error = RedisLock::connect(&url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("TLS handshake"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_while_it_was_idle_fails_no_operator() {
+    let server = or_skip!(own());
+    let servers = or_skip!(quorum::three());
+    let (locks, of_three) = (client(&server).await, quorum::of(&servers).connect().await.unwrap());
+    let locks: [&dyn DistributedLock; 2] = [&locks, &of_three];
+    let operators = [vec![Operator::of(&server)], quorum::operators(&servers)];
+    for (locks, operators) in locks.into_iter().zip(&operators) {
+        let a = name("a");
+        let guard = locks.acquire_with(&a, ttl(NEVER)).await.unwrap();
+        cut_idle(operators).await;
+        assert_eq!(&locks.inspect(&a).await.unwrap().unwrap().owner, guard.owner());
+        cut_idle(operators).await;
+        assert!(locks.force_release(&a).await.unwrap());
+    }
+}
+
+/// Cuts all connections; nobody hears of it before the next request.
+async fn cut_idle(operators: &[Operator]) {
+    for operator in operators {
+        let _: usize = operator.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 mod common;
-use common::{NEVER, Operator, client, name, own, promptly, ttl, until, waiter};
+use common::{NEVER, Operator, client, name, own, promptly, quorum, ttl, until, waiter};
 
 /// One `redis.lock.Lock`, driven line by line.
 const SCRIPT: &str = r#"
@@ -227,17 +227,70 @@ async fn values_of_every_kind_are_respected() {
     let (locks, operator) = (client(&server).await, Operator::of(&server));
     let raw = redis::Client::open(format!("redis://{}", server.endpoint())).unwrap();
     let mut raw = raw.get_multiplexed_async_connection().await.unwrap();
-    let () = raw.set("bytes", [0xff_u8, 0x00, 0x9f].as_slice()).await.unwrap();
-    let () = operator.run(&["HSET", "hash", "thread", "1"]).await;
-    for (key, owner) in [("bytes", "ff009f"), ("hash", "a hash")] {
+    let () = raw.pset_ex("bytes", [0xff_u8, 0x00, 0x9f].as_slice(), 600_000).await.unwrap();
+    // redis-py's, which has no TTL unless asked for.
+    let () = raw.set("hex", "0123456789abcdef0123456789abcdef").await.unwrap();
+    for (key, owner, ends) in [("bytes", "ff009f", true), ("hex", "0123456789abcdef0123456789abcdef", false)] {
         assert!(locks.try_acquire(key).await.unwrap().is_none(), "{key}");
         let info = locks.inspect(&name(key)).await.unwrap().unwrap();
-        assert_eq!((info.owner.as_str(), info.expires_in, info.token), (owner, None, None));
+        assert_eq!((info.owner.as_str(), info.expires_in.is_some(), info.token), (owner, ends, None));
         let waiter = waiter(&locks, key);
         until("our waiter is registered with the server", || async { operator.tracked_keys().await > 0 }).await;
         assert!(locks.force_release(&name(key)).await.unwrap());
         promptly("our waiter", waiter).await.unwrap().unwrap().release().await.unwrap();
     }
+}
+
+/// Every kind of value that is no string, and how to make it.
+const FOREIGN: [(&str, &[&str]); 4] = [
+    ("hash", &["HSET", "a", "field", "1"]),
+    ("list", &["RPUSH", "a", "1"]),
+    ("set", &["SADD", "a", "1"]),
+    ("zset", &["ZADD", "a", "1", "1"]),
+];
+
+async fn assert_foreign(locks: &dyn DistributedLock, operators: &[Operator]) {
+    let (a, options) = (name("a"), || ttl(NEVER));
+    for (kind, make) in FOREIGN {
+        for operator in operators {
+            let _: usize = operator.run(make).await;
+        }
+        for error in [
+            promptly("acquire", locks.acquire_with(&a, options())).await.unwrap_err(),
+            locks.try_acquire_with(&a, options()).await.unwrap_err(),
+            locks.inspect(&a).await.unwrap_err(),
+            locks.force_release(&a).await.unwrap_err(),
+        ] {
+            // Of several servers one may not have answered yet.
+            assert!(error.kind() == ErrorKind::Protocol && error.is_indeterminate() <= (operators.len() > 1), "{error:?}");
+            assert!(error.to_string().contains(&format!("the key holds a {kind}")), "{error}");
+        }
+        for operator in operators {
+            assert_eq!(operator.run::<usize>(&["DEL", "a"]).await, 1, "a {kind} was removed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_lock_wrote_is_named_and_not_removed() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server));
+    assert_foreign(&locks, &[Operator::of(&server)]).await;
+    // A string is waited for, whatever it says.
+    let () = operator.run(&["SET", "a", "of an application"]).await;
+    assert!(locks.try_acquire("a").await.unwrap().is_none());
+    assert_eq!(locks.inspect(&name("a")).await.unwrap().unwrap().owner.as_str(), "of an application");
+    let error = locks.force_release(&name("a")).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("a string without a TTL"), "{error:?}");
+    assert_eq!(operator.get("a").await.as_deref(), Some(b"of an application".as_slice()));
+}
+
+#[tokio::test]
+async fn what_no_lock_wrote_is_named_by_a_quorum_and_not_removed() {
+    let servers = or_skip!(quorum::three());
+    let locks = quorum::of(&servers).connect().await.unwrap();
+    assert_foreign(&locks, &quorum::operators(&servers)).await;
+    until("no residue", || async { locks.residue()() == 0 }).await;
 }
 
 #[tokio::test]

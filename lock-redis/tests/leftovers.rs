@@ -1,14 +1,14 @@
 //! What is left of a client on real servers when it was shut down, and on a server that it does not need any more.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conformance_tests::servers::{self, RedisOptions};
-use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, backend::SHUTDOWN_LIMIT};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockGuard, backend::SHUTDOWN_LIMIT};
 use lock_redis::RedisLock;
 
 mod common;
-use common::{NEVER, Operator, address, builder, cluster, own, promptly, quorum, seed, until, until_within, waiter};
+use common::{NEVER, Operator, address, builder, cluster, name, own, promptly, quorum, seed, ttl, until, until_within, waiter};
 
 /// How many clients a server has, its replicas and its master apart.
 async fn clients(server: &Operator) -> usize {
@@ -104,3 +104,52 @@ async fn nobody_listens_to_the_sentinels_after_a_shutdown() {
 
 /// For a failover on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Eleven guards, each with a TTL of its own, and a waiter.
+async fn hold_much<L: DistributedLock + Clone + 'static>(locks: &L) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for number in 0..11 {
+        guards.push(locks.acquire_with(&name(&format!("k{number}")), ttl(NEVER + Duration::from_secs(number))).await.unwrap());
+    }
+    let waiting = waiter(locks, "k0");
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    guards
+}
+
+async fn ends_in_time(locks: &dyn DistributedLock, guards: &[LockGuard]) {
+    let start = Instant::now();
+    let mut shutdown = Box::pin(locks.shutdown());
+    assert!(futures_util::poll!(&mut shutdown).is_pending());
+    assert!(guards.iter().all(LockGuard::is_lost), "not all at once");
+    // It says so if something is left.
+    let _ = shutdown.await;
+    assert!(start.elapsed() < SHUTDOWN_LIMIT + Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn frozen_servers_hold_up_a_shutdown_for_one_limit_however_much_is_held() {
+    let server = or_skip!(own());
+    let locks = builder(address(&server)).connect().await.unwrap();
+    let guards = hold_much(&locks).await;
+    server.freeze().unwrap();
+    ends_in_time(&locks, &guards).await;
+}
+
+#[tokio::test]
+async fn frozen_servers_of_a_cluster_hold_up_a_shutdown_for_one_limit_however_much_is_held() {
+    let cluster = or_skip!(servers::redis_cluster(RedisOptions::new(), 3, 0));
+    let locks = cluster::builder(&cluster).connect().await.unwrap();
+    let guards = hold_much(&locks).await;
+    (0..3).for_each(|server| cluster.freeze(server).unwrap());
+    ends_in_time(&locks, &guards).await;
+}
+
+#[tokio::test]
+async fn frozen_servers_of_a_quorum_hold_up_a_shutdown_for_one_limit_however_much_is_held() {
+    let servers = or_skip!(quorum::three());
+    let locks = quorum::of(&servers).connect().await.unwrap();
+    let guards = hold_much(&locks).await;
+    servers.iter().for_each(|server| server.freeze().unwrap());
+    ends_in_time(&locks, &guards).await;
+}

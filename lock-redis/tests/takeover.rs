@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, RedisOptions, RedisSentinel, Server, Skip};
+use conformance_tests::servers::{self, RedisOptions, RedisSentinel, Server, Skip, tools};
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LossReason};
 use lock_redis::RedisLock;
 use tokio::{
@@ -26,17 +26,17 @@ use common::{
 const LOOKS: Duration = Duration::from_secs(40);
 
 /// Each follows the one before.
-async fn chain(length: usize) -> Result<Vec<Server>, Skip> {
+async fn chain(members: impl IntoIterator<Item = RedisOptions>) -> Result<Vec<Server>, Skip> {
     let mut chain: Vec<Server> = Vec::new();
-    for _ in 0..length {
-        let mut options = RedisOptions::new().own().with_argument("--repl-diskless-sync-delay").with_argument("0");
+    for member in members {
+        let mut options = member.own().with_argument("--repl-diskless-sync-delay").with_argument("0");
         if let Some(last) = chain.last().map(address) {
             let (host, port) = (last.ip().to_string(), last.port().to_string());
             options = options.with_argument("--replicaof").with_argument(host).with_argument(port);
         }
         chain.push(servers::redis(options)?);
     }
-    for followed in &chain[..length - 1] {
+    for followed in &chain[..chain.len() - 1] {
         until("it is followed", || is_followed(followed)).await;
     }
     Ok(chain)
@@ -62,7 +62,7 @@ async fn balancer(server: watch::Receiver<SocketAddr>) -> SocketAddr {
 #[tokio::test]
 async fn a_renewal_is_confirmed_only_if_the_server_has_it_that_the_replicas_follow() {
     let lease = Duration::from_secs(12);
-    let servers = or_skip!(chain(3).await);
+    let servers = or_skip!(chain([(); 3].map(|()| RedisOptions::new())).await);
     let (old, new) = (Operator::of(&servers[0]), Operator::of(&servers[1]));
     let in_charge = watch::Sender::new(address(&servers[0]));
     let locks = builder(balancer(in_charge.subscribe()).await).with_replicas(1, Duration::from_secs(1)).connect().await.unwrap();
@@ -81,6 +81,23 @@ async fn a_renewal_is_confirmed_only_if_the_server_has_it_that_the_replicas_foll
     assert_eq!(reason, LossReason::Removed);
     assert_eq!(old.get("gone").await.as_deref(), Some(gone.owner().as_str().as_bytes()), "the old server renews it");
     renewed_within(lease, &kept).await;
+}
+
+#[tokio::test]
+async fn a_guard_ends_before_a_replica_grants_the_lock_again_whose_clock_is_ahead() {
+    let (lease, ahead) = (Duration::from_secs(8), 3);
+    let clock = or_skip!(tools::clock_ahead());
+    let servers = or_skip!(chain([RedisOptions::new(), RedisOptions::new().with_clock_ahead(&clock, ahead)]).await);
+    let new = Operator::of(&servers[1]);
+    let locks = builder(address(&servers[0])).with_max_clock_offset(Duration::from_secs(ahead.into())).connect().await.unwrap();
+    let guard = locks.acquire_with(&name("a"), ttl(lease).without_renewal()).await.unwrap();
+    until("the replica has the lock", || async { new.get("a").await.is_some() }).await;
+    servers[0].freeze().unwrap();
+    let () = new.run(&["REPLICAOF", "NO", "ONE"]).await;
+    let start = Instant::now();
+    let next = builder(address(&servers[1])).connect().await.unwrap().acquire("a").await.unwrap();
+    assert!(guard.is_lost(), "{next:?} while the first is valid for another {:?}", guard.remaining());
+    assert!(start.elapsed() < lease - Duration::from_secs(1), "the clocks are not apart: {:?}", start.elapsed());
 }
 
 /// Sentinels that take no failure for one, so that all changes of the master are ours.

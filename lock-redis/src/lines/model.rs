@@ -7,12 +7,22 @@ use crate::pace::UNHEARD_LOOK as LOOK;
 
 const POLL: Duration = Duration::from_secs(600);
 
+const TTL: Duration = Duration::from_secs(30);
+
+fn limits() -> Limits {
+    Limits::new(TTL, Duration::from_secs(12))
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Join,
     /// The waiter at this place gives up; what it has sent is on its way all the same.
     GiveUp(usize),
+    /// The caller of the waiter at this place keeps its future and stops polling it.
+    Stall(usize),
     HeadTries,
+    /// A waiter that is not the head looks at it.
+    Follow(usize),
     /// The server executes what arrived first over one of the links.
     Execute {
         tracking: bool,
@@ -36,7 +46,9 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::Join),
         1 => (0..3_usize).prop_map(Event::GiveUp),
+        1 => (0..3_usize).prop_map(Event::Stall),
         6 => Just(Event::HeadTries),
+        2 => (0..3_usize).prop_map(Event::Follow),
         8 => any::<bool>().prop_map(|tracking| Event::Execute { tracking }),
         6 => Just(Event::Answer),
         4 => any::<bool>().prop_map(|prompts| Event::Release { prompts }),
@@ -44,6 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Stranger),
         4 => Just(Event::Report),
         2 => (0..15_u64).prop_map(Event::Pass),
+        1 => (0..20_000_u64).prop_map(Event::Pass),
     ]
 }
 
@@ -60,7 +73,10 @@ enum Request {
 struct World {
     lines: Lines<()>,
     key: Arc<str>,
+    /// Those that are polled.
     waiters: Vec<Ticket>,
+    /// Those that are not.
+    stalled: Vec<Ticket>,
     now: Moment,
     // The server.
     held: bool,
@@ -98,7 +114,7 @@ impl World {
                 self.tracked |= tracks;
                 if self.attempt.is_some_and(|(head, _)| head == of) {
                     self.answer = Some(granted);
-                } else if granted {
+                } else if granted && !self.stalled.contains(&of) {
                     // Undone: nobody wants it any more.
                     self.held = false;
                     self.changed();
@@ -107,9 +123,38 @@ impl World {
         }
     }
 
+    fn head(&self) -> Option<Ticket> {
+        Some(self.lines.lines.get(&self.key)?.queue.front()?.ticket)
+    }
+
+    /// The waiter's future is not polled any more; what it has sent is on its way, and what is granted to it is held.
+    fn stall(&mut self, ticket: Ticket) {
+        self.waiters.retain(|waiter| *waiter != ticket);
+        self.stalled.push(ticket);
+        if self.attempt.is_some_and(|(of, _)| of == ticket) {
+            (self.attempt, self.answer) = (None, None);
+        }
+    }
+
+    /// The waiter's future is polled.
+    fn looks(&mut self, ticket: Ticket) {
+        match self.lines.step(&self.key, ticket, self.now) {
+            Step::Try(turn) => {
+                if let Some((slow, _)) = self.attempt {
+                    self.stall(slow);
+                }
+                self.attempt = Some((ticket, turn));
+                let (link, tracks) = if turn.prompt.is_some() { (&mut self.commands, false) } else { (&mut self.tracking, true) };
+                link.push_back(Request::Acquire { of: ticket, tracks });
+            }
+            Step::Rejoin => self.lines.rejoin(&self.key, ticket, (), limits()),
+            Step::Wait(_) | Step::Follow(_) => {}
+        }
+    }
+
     fn happens(&mut self, event: &Event) {
         match *event {
-            Event::Join if self.waiters.len() < 3 => self.waiters.push(self.lines.join(&self.key, ())),
+            Event::Join if self.waiters.len() < 3 => self.waiters.push(self.lines.join(&self.key, (), limits())),
             Event::GiveUp(at) if at < self.waiters.len() => {
                 let ticket = self.waiters.remove(at);
                 self.lines.leave(&self.key, ticket);
@@ -121,15 +166,17 @@ impl World {
                     }
                 }
             }
+            Event::GiveUp(at) if at - self.waiters.len() < self.stalled.len() => {
+                let ticket = self.stalled.remove(at - self.waiters.len());
+                self.lines.leave(&self.key, ticket);
+            }
+            Event::Stall(at) if at < self.waiters.len() => self.stall(self.waiters[at]),
             Event::HeadTries => {
-                if let (None, Some(&head)) = (self.attempt, self.waiters.first())
-                    && let Step::Try(turn) = self.lines.step(&self.key, head, self.now)
-                {
-                    self.attempt = Some((head, turn));
-                    let (link, tracks) = if turn.prompt.is_some() { (&mut self.commands, false) } else { (&mut self.tracking, true) };
-                    link.push_back(Request::Acquire { of: head, tracks });
+                if let (None, Some(head)) = (self.attempt, self.head().filter(|head| self.waiters.contains(head))) {
+                    self.looks(head);
                 }
             }
+            Event::Follow(at) if at < self.waiters.len() && self.head() != Some(self.waiters[at]) => self.looks(self.waiters[at]),
             Event::Execute { tracking } => {
                 let next = if tracking { self.tracking.pop_front() } else { self.commands.pop_front() };
                 next.into_iter().for_each(|request| self.execute(request));
@@ -144,7 +191,7 @@ impl World {
                     }
                     if granted {
                         self.holds = true;
-                        self.waiters.remove(0);
+                        self.waiters.retain(|waiter| *waiter != head);
                         self.lines.leave(&self.key, head);
                     }
                 }
@@ -175,39 +222,61 @@ impl World {
                 self.lines.changed(&self.key);
             }
             Event::Pass(millis) => self.now = self.now + Duration::from_millis(millis),
-            Event::Join | Event::GiveUp(_) | Event::Release { .. } | Event::Stranger | Event::Report => {}
+            Event::Join
+            | Event::GiveUp(_)
+            | Event::Stall(_)
+            | Event::Follow(_)
+            | Event::Release { .. }
+            | Event::Stranger
+            | Event::Report => {}
         }
     }
 
     /// Whether the head learns of the next change, or looks for itself soon.
     fn hears(&self) -> bool {
-        let Some(&head) = self.waiters.first() else { return true };
+        let Some(head) = self.head() else { return self.waiters.is_empty() };
         // What is on its way decides.
-        if self.attempt.is_some() {
+        if self.attempt.is_some_and(|(of, _)| of == head) {
             return true;
         }
-        match self.lines.clone().step(&self.key, head, self.now) {
-            Step::Try(_) => true,
-            Step::Wait(until) => {
-                until.is_some_and(|until| until <= self.now + LOOK)
-                    || self.tracked
-                    || self.reports > 0
-                    || self.release.is_some_and(|(prompted, _)| !prompted)
-            }
+        let line = &self.lines.lines[&self.key];
+        let is_told = self.tracked || self.reports > 0 || self.release.is_some_and(|(prompted, _)| !prompted);
+        match line.next() {
+            _ if line.trying.is_some() && self.stalled.contains(&head) => self.is_passed_over(),
+            Some(next) if next > self.now + LOOK => is_told,
+            _ if self.stalled.contains(&head) => self.is_passed_over(),
+            _ => true,
         }
+    }
+
+    /// Whether everybody who is polled has the turn within the head's TTL, should nobody else look before.
+    fn is_passed_over(&self) -> bool {
+        let takes_over = |waiter: &Ticket| {
+            let (mut lines, mut at) = (self.lines.clone(), self.now);
+            loop {
+                match lines.step(&self.key, *waiter, at) {
+                    Step::Follow(look) => at = at + look,
+                    Step::Rejoin => lines.rejoin(&self.key, *waiter, (), limits()),
+                    Step::Try(_) | Step::Wait(_) => return at <= self.now + TTL,
+                }
+            }
+        };
+        self.waiters.iter().all(takes_over)
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever is on its way, and however long: a head that waits for the poll is told of the next change.
+    /// Whatever is on its way, and however long: a head that waits for the poll is told of the next change, and one that is due
+    /// and not polled is passed over within its TTL.
     #[test]
     fn nobody_relies_on_a_report_that_does_not_come(events in prop::collection::vec(event(), 0..120)) {
         let mut world = World {
             lines: Lines::new(),
             key: "a".into(),
             waiters: Vec::new(),
+            stalled: Vec::new(),
             now: Moment::from_origin(Duration::from_secs(1000)),
             held: false,
             tracked: false,

@@ -13,7 +13,7 @@ use super::majority::Majority;
 #[derive(Clone, Debug)]
 pub(crate) struct Ballot {
     majority: Majority,
-    /// The lock is of no use from then on: the TTL counts from the first request.
+    /// The lock is of no use from then on: the TTL, or what of it is relied on, counts from the first request.
     ends: Moment,
     limit: Duration,
     /// When those that have not answered are given up.
@@ -75,12 +75,12 @@ pub(crate) enum Outcome {
 
 impl Ballot {
     /// All servers are asked at `sent`; each has the time `limit` to answer, once for the lock and once for the token.
-    pub(crate) fn new(suspects: &[bool], sent: Moment, ttl: Duration, limit: Duration) -> Self {
+    pub(crate) fn new(suspects: &[bool], sent: Moment, validity: Duration, limit: Duration) -> Self {
         let majority = Majority::of(suspects.len());
         let many = suspects.iter().filter(|suspect| **suspect).count() >= majority.blocking();
         let server = |suspect: &bool| Server { vote: Vote::Outstanding, suspect: *suspect && !many, raise: Raise::NotAsked };
         let servers = suspects.iter().map(server).collect();
-        Self { majority, ends: deadline(sent, ttl), limit, give_up: sent + limit, servers, token: None, outcome: None }
+        Self { majority, ends: deadline(sent, validity), limit, give_up: sent + limit, servers, token: None, outcome: None }
     }
 
     /// Takes the vote of a server.

@@ -126,6 +126,16 @@ impl RedisQuorumLockBuilder {
         self
     }
 
+    /// How far a server's clock may be set forward while a lock is held, up to 1 h; default: nothing.
+    ///
+    /// The servers' clocks need not agree, for each ends what it granted by its own; they only have to run at nearly the same rate. A
+    /// clock that jumps forward, also between a server's end and its next start on the same data, ends that server's locks
+    /// earlier. Guards end earlier by this time. TTLs must exceed it by 100 ms at least.
+    pub fn with_max_clock_offset(mut self, offset: Duration) -> Self {
+        self.settings = self.settings.with_max_clock_offset(offset);
+        self
+    }
+
     /// Connects, as soon as a majority of the servers can be used; the others are connected to in the background.
     ///
     /// # Errors

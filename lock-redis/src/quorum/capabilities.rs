@@ -9,6 +9,8 @@ pub(crate) const BACKEND: &str = "redis+quorum";
 ///
 /// - Exclusion is best effort: it survives the failure of any minority of the servers, but not that servers of a majority lose
 ///   their data within a TTL.
+/// - The servers' clocks need not agree. One that is set forward while a lock is held ends it earlier; see
+///   [`with_max_clock_offset`](crate::RedisQuorumLockBuilder::with_max_clock_offset).
 /// - Waiters of one client are served in arrival order, those of different clients in no particular order.
 /// - Tokens grow for as long as the servers keep their data.
 ///

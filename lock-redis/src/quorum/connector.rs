@@ -13,7 +13,8 @@ use crate::{
 ///
 /// The hosts are independent servers, at least three, which [`RedisQuorumLock`](crate::RedisQuorumLock) asks for a majority. The
 /// parameters are those of [`RedisConnector`](crate::RedisConnector), but for `request_timeout`, the time that one server has to
-/// answer: its default is `200ms`.
+/// answer: its default is `200ms`; and for
+/// [`max_clock_offset`](crate::RedisQuorumLockBuilder::with_max_clock_offset), whose default is `0s`.
 ///
 /// ```
 /// use lock_core::Registry;

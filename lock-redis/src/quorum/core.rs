@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use crate::{
     error::Failure,
     keys::Keys,
+    lines::Limits,
     pace::{Backoff, poll},
     quorum::{
         ballot::{Ballot, Outcome, Step},
@@ -19,6 +20,7 @@ use crate::{
         stake::{Stake, Voted},
     },
     renewal::Kept,
+    validity::Validity,
     watcher::Watcher,
 };
 
@@ -31,6 +33,9 @@ pub(crate) struct Core {
     pub(crate) poll: Duration,
     /// Longest time for which an acquisition puts up with a majority that cannot be reached.
     pub(crate) patience: Duration,
+    /// Longest time that one attempt to acquire usually takes.
+    pub(crate) attempt: Duration,
+    pub(crate) validity: Validity,
     pub(crate) members: Arc<Members>,
     pub(crate) sights: Arc<Sights>,
     pub(crate) watcher: Watcher,
@@ -87,7 +92,7 @@ impl Core {
     }
 
     async fn wait(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Result<LockGuard, LockError> {
-        let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock);
+        let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock, Limits::new(terms.ttl, self.attempt));
         let (place, mut splits, mut trouble) = (waiting.place(), Backoff::after_splits(), Backoff::in_trouble());
         loop {
             let turn = place.turn().await;
@@ -149,9 +154,9 @@ impl Core {
     /// Asks all servers once, under an owner id of its own: what is undone of one attempt cannot hit the next.
     async fn attempt(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Attempt {
         let (tell, mut told) = mpsc::unbounded_channel();
-        let sent = CLOCK.now();
-        let ballot = Ballot::new(&self.members.suspects(), sent, terms.ttl, self.members.limit);
-        let kept = Kept { keys: keys.clone(), owner: OwnerId::random(), ttl: terms.ttl };
+        let (sent, validity) = (CLOCK.now(), self.validity.of(terms.ttl));
+        let ballot = Ballot::new(&self.members.suspects(), sent, validity, self.members.limit);
+        let kept = Kept { keys: keys.clone(), owner: OwnerId::random(), ttl: terms.ttl, validity };
         let voted = tell.clone();
         // Telling fails when the attempt is over.
         let stake = Stake::ask_for(self, kept, terms.metadata.as_deref(), move |vote| drop(voted.send(News::Voted(vote))));
@@ -175,7 +180,7 @@ impl Core {
 
     fn guard(self: &Arc<Self>, name: &LockName, stake: Stake, token: FencingToken, sent: Moment, terms: &Terms) -> LockGuard {
         let kept = Arc::clone(&stake.kept);
-        let (lease, keep) = self.keeper.keep(Arc::clone(&kept), sent, terms.ttl, terms);
+        let (lease, keep) = self.keeper.keep(Arc::clone(&kept), sent, kept.validity, terms);
         let (name, owner) = (name.clone(), kept.owner.clone());
         let entry = Arc::new(QuorumHolding::new(self, stake));
         let guard = self.holds.grant(Grant { name, owner: owner.clone(), token: Some(token), lease, keep: Some(keep), entry });

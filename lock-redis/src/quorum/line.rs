@@ -1,7 +1,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,6 +13,7 @@ use redis::Value;
 
 use crate::{
     error::Failure,
+    lines::Limits,
     link::Listener,
     quorum::{
         majority::Majority,
@@ -23,8 +27,9 @@ use crate::{
 pub(crate) struct Sights {
     majority: Majority,
     news: Arc<News>,
-    /// One for each line, as its head sees it.
-    known: Mutex<HashMap<Arc<str>, Sight>>,
+    /// One for each line, as the last look that began shows it, with that look's number.
+    known: Mutex<HashMap<Arc<str>, (u64, Sight)>>,
+    looks: AtomicU64,
 }
 
 /// Hears what one server pushes.
@@ -61,7 +66,7 @@ const CLOCK: Clock = Clock::Suspend;
 
 impl Sights {
     pub(crate) fn new(majority: Majority, news: Arc<News>) -> Arc<Self> {
-        Arc::new(Self { majority, news, known: Mutex::default() })
+        Arc::new(Self { majority, news, known: Mutex::default(), looks: AtomicU64::new(0) })
     }
 
     pub(crate) fn ear(self: &Arc<Self>, server: usize) -> Arc<dyn Listener> {
@@ -78,24 +83,24 @@ impl fmt::Debug for Sights {
 impl Listener for Ear {
     fn changed(&self, key: &[u8]) {
         let Ok(key) = str::from_utf8(key) else { return };
-        let worth_a_try = locked(&self.sights.known).get_mut(key).is_some_and(|sight| sight.reported(self.server));
+        let worth_a_try = locked(&self.sights.known).get_mut(key).is_some_and(|(_, sight)| sight.reported(self.server));
         match worth_a_try {
             true => Listener::changed(&*self.sights.news, key.as_bytes()),
             false => self.sights.news.changed_for_holders(key),
         }
     }
 
-    fn missed(&self) {
-        for sight in locked(&self.sights.known).values_mut() {
+    fn missed(&self, concerned: &dyn Fn(&str) -> bool) {
+        for (_, (_, sight)) in locked(&self.sights.known).iter_mut().filter(|(key, _)| concerned(key)) {
             sight.reported(self.server);
         }
-        Listener::missed(&*self.sights.news);
+        Listener::missed(&*self.sights.news, concerned);
     }
 }
 
 impl<'a> Waiting<'a> {
-    pub(crate) fn join(watcher: &'a Watcher, sights: &'a Sights, key: &Arc<str>) -> Self {
-        Self { place: Some(watcher.join(key)), key: Arc::clone(key), watcher, sights }
+    pub(crate) fn join(watcher: &'a Watcher, sights: &'a Sights, key: &Arc<str>, limits: Limits) -> Self {
+        Self { place: Some(watcher.join(key, limits)), key: Arc::clone(key), watcher, sights }
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -108,7 +113,7 @@ impl<'a> Waiting<'a> {
     /// Whether a majority may be free, as far as is known; forgets it, for what follows changes that.
     pub(crate) fn may_be_free(&self) -> bool {
         let mut known = locked(&self.sights.known);
-        let free = known.get(&self.key).is_some_and(Sight::may_be_free);
+        let free = known.get(&self.key).is_some_and(|(_, sight)| sight.may_be_free());
         if free {
             known.remove(&self.key);
         }
@@ -117,12 +122,13 @@ impl<'a> Waiting<'a> {
 
     /// The same without forgetting it.
     pub(crate) fn is_worth_a_try(&self) -> bool {
-        locked(&self.sights.known).get(&self.key).is_some_and(Sight::may_be_free)
+        locked(&self.sights.known).get(&self.key).is_some_and(|(_, sight)| sight.may_be_free())
     }
 
     /// Looks at the lock on every server, which then reports its next change.
     pub(crate) async fn look(&self, members: &Members) -> Look {
-        locked(&self.sights.known).insert(Arc::clone(&self.key), Sight::new(self.sights.majority));
+        let number = self.sights.looks.fetch_add(1, Ordering::Relaxed);
+        locked(&self.sights.known).insert(Arc::clone(&self.key), (number, Sight::new(self.sights.majority)));
         let mut answers = members.ask(|member| look_at(member, Arc::clone(&self.key)));
         let (mut blind, mut owners, mut unanswered) = (false, Vec::new(), members.worth_waiting_for());
         while unanswered.contains(&true)
@@ -132,11 +138,11 @@ impl<'a> Waiting<'a> {
             if let Some(seen) = seen {
                 blind |= seen.blind;
                 owners.push(seen.owner);
-                self.update(|sight| sight.seen(server, CLOCK.now(), seen.held));
+                self.update(number, |sight| sight.seen(server, CLOCK.now(), seen.held));
             }
         }
-        self.update(Sight::complete);
-        let ends = locked(&self.sights.known).get(&self.key).and_then(Sight::ends);
+        self.update(number, Sight::complete);
+        let ends = locked(&self.sights.known).get(&self.key).and_then(|(_, sight)| sight.ends());
         Look {
             ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())),
             blind,
@@ -146,8 +152,11 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn update(&self, update: impl FnOnce(&mut Sight)) {
-        if let Some(sight) = locked(&self.sights.known).get_mut(&self.key) {
+    /// Unless another look has begun: this one's waiter has lost its place, and what it was told is old.
+    fn update(&self, look: u64, update: impl FnOnce(&mut Sight)) {
+        if let Some((latest, sight)) = locked(&self.sights.known).get_mut(&self.key)
+            && *latest == look
+        {
             update(sight);
         }
     }

@@ -8,11 +8,10 @@ use lock_core::{
     AcquireOptions, Capabilities, DistributedLock, LockError, LockGuard, LockInfo, LockName, LockUrl, Operation,
     backend::{Clock, Holds, Keeper, bounded},
 };
-use redis::{ConnectionInfo, Value};
+use redis::ConnectionInfo;
 
 use crate::{
     builder::RedisLockBuilder,
-    error::Failure,
     keys::Keys,
     link::Timeouts,
     quorum::{
@@ -131,10 +130,12 @@ impl RedisQuorumLock {
         let holds = Holds::new(BACKEND, home.apart());
         let members = Arc::new(Members::new(members, limit, &holds));
         let core = Core {
+            validity: settings.validity(),
             prefix: settings.prefix,
             ttl: settings.ttl,
             poll: settings.poll_interval,
             patience: settings.connect_timeout * 2,
+            attempt: timeouts.attempt(),
             sights,
             watcher: Watcher::new(news, home.clone()),
             keeper: Keeper::new(Clock::Suspend, QuorumRenewer { members: Arc::clone(&members) }, home.clone()),
@@ -149,10 +150,7 @@ impl RedisQuorumLock {
         let keys = Keys::new(&self.core.prefix, name);
         let mut answers = self.core.members.ask(|member| {
             let keys = keys.clone();
-            async move {
-                let answer = member.connection(&keys.lock).await?.run_script(&scripts::INSPECT, &keys, |_| {}).await;
-                scripts::parse_info(&member.heard(answer)?)
-            }
+            async move { scripts::parse_info(&member.look(&keys).await?) }
         });
         let (mut infos, majority) = (Vec::new(), self.core.members.majority());
         while holders::common(majority, &infos, majority.servers() - infos.len() - answers.failures.len()).is_none()
@@ -167,15 +165,14 @@ impl RedisQuorumLock {
     }
 
     async fn delete(&self, name: &LockName) -> Result<bool, LockError> {
-        let key = Keys::new(&self.core.prefix, name).lock;
+        let keys = Keys::new(&self.core.prefix, name);
         let mut answers = self.core.members.ask(|member| {
-            let key = Arc::clone(&key);
+            let keys = keys.clone();
             async move {
-                let connection = member.connection(&key).await?;
-                match member.heard(connection.run(redis::cmd("DEL").arg(&*key)).await)? {
-                    Value::Int(deleted) => Ok(deleted > 0),
-                    _ => Err(Failure::unexpected("no number in answer to DEL")),
-                }
+                // Finds out whether the connection broke while it was idle: what removes a lock is not repeated.
+                member.look(&keys).await?;
+                let forced = member.connection(&keys.lock).await?.run_script(&scripts::FORCE, &keys, |_| {}).await;
+                scripts::parse_forced(&member.heard(forced)?)
             }
         });
         let (mut answered, mut deleted) = (0, 0);
@@ -188,7 +185,7 @@ impl RedisQuorumLock {
         if answered < majority.blocking() {
             let error = self.core.out_of_reach(&answers.failures);
             let unanswered = answered + answers.failures.len() < majority.servers();
-            let doubtful = deleted > 0 || unanswered || answers.failures.iter().any(|(_, failure)| failure.sent);
+            let doubtful = deleted > 0 || unanswered || answers.failures.iter().any(|(_, failure)| !failure.had_no_effect());
             return Err(if doubtful { error.indeterminate() } else { error });
         }
         Ok(deleted > 0 && deleted + majority.servers() - answered >= majority.needed())
@@ -199,13 +196,13 @@ impl RedisQuorumLock {
 #[deny(clippy::missing_trait_methods)]
 impl DistributedLock for RedisQuorumLock {
     fn capabilities(&self) -> Capabilities {
-        quorum_capabilities()
+        self.core.validity.applied_to(quorum_capabilities())
     }
 
     async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
         let acquire = async {
             self.core.holds.ensure_open()?;
-            self.core.acquire(name, options.resolve(&quorum_capabilities(), self.core.ttl)?).await
+            self.core.acquire(name, self.core.validity.resolve(options, &quorum_capabilities(), self.core.ttl)?).await
         };
         acquire.await.map_err(|error| error.during(Operation::Acquire).on(BACKEND).of(name))
     }
@@ -213,7 +210,7 @@ impl DistributedLock for RedisQuorumLock {
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
         let acquire = async {
             self.core.holds.ensure_open()?;
-            self.core.try_acquire(name, options.resolve(&quorum_capabilities(), self.core.ttl)?).await
+            self.core.try_acquire(name, self.core.validity.resolve(options, &quorum_capabilities(), self.core.ttl)?).await
         };
         acquire.await.map_err(|error| error.during(Operation::TryAcquire).on(BACKEND).of(name))
     }

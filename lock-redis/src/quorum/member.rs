@@ -10,10 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::backend::{Clock, Holds, Moment, Tasks};
+use redis::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Failure, held::Found, link::Connection, quorum::majority::Majority, servers::Servers, watcher::Reader};
+use crate::{
+    error::Failure, held::Found, keys::Keys, link::Connection, quorum::majority::Majority, scripts, servers::Servers, watcher::Reader,
+};
 
 /// One of the independent servers.
 #[derive(Debug)]
@@ -53,6 +56,19 @@ impl Member {
     /// The connection over which the server reports changes of what is read.
     pub(crate) async fn tracking(&self, key: &str) -> Result<Connection, Failure> {
         self.in_time(async { self.servers.route(key).tracking().await }).await
+    }
+
+    /// What [`scripts::INSPECT`] says; asks once more if the connection is found broken.
+    pub(crate) async fn look(&self, keys: &Keys) -> Result<Value, Failure> {
+        let once = || async {
+            let answer = self.connection(&keys.lock).await?.run_script(&scripts::INSPECT, keys, |_| {}).await;
+            self.heard(answer)
+        };
+        let answer = match once().await {
+            Err(failure) if failure.sent && failure.ends_connection() => once().await,
+            answer => answer,
+        };
+        answer.map_err(Failure::without_effect)
     }
 
     async fn in_time(&self, connecting: impl Future<Output = Result<Connection, Failure>>) -> Result<Connection, Failure> {

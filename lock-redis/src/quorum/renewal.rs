@@ -55,7 +55,7 @@ async fn renew_on(member: Arc<Member>, leases: Arc<[Arc<Kept>]>) -> Result<Vec<O
 
 fn outcome(kept: &Kept, tally: &Tally) -> RenewOutcome {
     match tally.verdict() {
-        Some(true) => RenewOutcome::Renewed(kept.ttl),
+        Some(true) => RenewOutcome::Renewed(kept.validity),
         Some(false) => RenewOutcome::NotHeld,
         None => RenewOutcome::Failed(LockError::new(ErrorKind::Unavailable, "no majority of the servers answered the renewal").on(BACKEND)),
     }

@@ -15,7 +15,7 @@ use crate::{
     quorum::{ballot::Vote, core::Core, majority::Tally, member::Member},
     renewal::Kept,
     scripts,
-    undo::{release_until_answered, undo_on},
+    undo::{LEAST, release_until_answered, undo_on},
 };
 
 /// What one owner id has on the servers, or may yet have: given back on all of them when dropped.
@@ -132,8 +132,8 @@ impl Stake {
     /// Gives it back, and waits until a majority has answered, or will not; says whether it had it, if that can be told.
     pub(crate) async fn released(&self) -> Option<bool> {
         let mut tally = self.give_back();
-        // When the client's runtime has ended, what has come until then counts.
-        let _ = tally.wait_for(Tally::is_complete).await;
+        // When the client's runtime has ended, or runs no tasks until nothing is left to release, what has come until then counts.
+        let _ = tokio::time::timeout(self.kept.ttl.max(LEAST), tally.wait_for(Tally::is_complete)).await;
         tally.borrow().verdict()
     }
 
@@ -210,7 +210,7 @@ impl Trace {
 
     /// The token, unless somebody else has the lock.
     async fn request(&self, connection: &Connection) -> Result<Option<u64>, Failure> {
-        let Kept { keys, owner, ttl } = &*self.kept;
+        let Kept { keys, owner, ttl, .. } = &*self.kept;
         let answer = connection.run_script(&scripts::ACQUIRE, keys, |command| {
             command.arg(owner.as_str()).arg(scripts::millis(*ttl)).arg(scripts::companion_ttl(*ttl));
             command.arg(&self.metadata).arg("0").arg(self.floor);
@@ -276,7 +276,7 @@ impl Trace {
 }
 
 async fn raise(connection: &Connection, kept: &Kept, token: u64) -> Result<bool, Failure> {
-    let Kept { keys, owner, ttl } = kept;
+    let Kept { keys, owner, ttl, .. } = kept;
     let answer = connection.run_script(&scripts::RAISE, keys, |command| {
         command.arg(owner.as_str()).arg(token).arg(scripts::companion_ttl(*ttl));
     });

@@ -87,7 +87,12 @@ pub(crate) async fn operator_at(url: &str) -> Result<MultiplexedConnection, Lock
 #[async_trait]
 impl Harness for RedisHarness {
     fn capabilities(&self) -> Capabilities {
-        if self.is_quorum() { quorum_capabilities() } else { capabilities() }
+        let mut capabilities = if self.is_quorum() { quorum_capabilities() } else { capabilities() };
+        if ["+sentinel", "+cluster"].iter().any(|servers| self.store.url().contains(servers)) {
+            // Less is used up by the servers' clocks, as they may be apart unless said otherwise.
+            capabilities.ttl.min += Duration::from_millis(500);
+        }
+        capabilities
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
