@@ -33,11 +33,11 @@ impl Validity {
 
     /// Resolves options, and refuses a TTL that leaves nothing to rely on.
     pub(crate) fn resolve(self, options: AcquireOptions, capabilities: &Capabilities, default: Duration) -> Result<Terms, LockError> {
-        let (terms, least) = (options.resolve(capabilities, default)?, capabilities.ttl.min + self.offset);
-        if terms.ttl >= least {
-            return Ok(terms);
-        }
-        let (ttl, offset) = (terms.ttl, self.offset);
+        let usable = self.applied_to(capabilities.clone());
+        let (ttl, offset, least) = match (options.clone().resolve(&usable, default), options.resolve(capabilities, default)) {
+            (Err(_), Ok(terms)) => (terms.ttl, self.offset, usable.ttl.min),
+            (resolved, _) => return resolved,
+        };
         Err(LockError::new(
             ErrorKind::InvalidOptions,
             format!(

@@ -66,6 +66,12 @@ impl RedisHarness {
         self.store.url().starts_with("redis+quorum")
     }
 
+    /// How far the servers' clocks may be apart unless said otherwise.
+    fn clock_offset(&self) -> Duration {
+        let takes_over = ["+sentinel", "+cluster"].iter().any(|servers| self.store.url().contains(servers));
+        if takes_over { Duration::from_millis(500) } else { Duration::ZERO }
+    }
+
     fn count(&self, residue: Residue) {
         locked(&self.residues).push(residue);
     }
@@ -88,11 +94,13 @@ pub(crate) async fn operator_at(url: &str) -> Result<MultiplexedConnection, Lock
 impl Harness for RedisHarness {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = if self.is_quorum() { quorum_capabilities() } else { capabilities() };
-        if ["+sentinel", "+cluster"].iter().any(|servers| self.store.url().contains(servers)) {
-            // Less is used up by the servers' clocks, as they may be apart unless said otherwise.
-            capabilities.ttl.min += Duration::from_millis(500);
-        }
+        capabilities.ttl.min += self.clock_offset();
         capabilities
+    }
+
+    fn short_ttl(&self) -> Duration {
+        // Of a short TTL the offset is a large part.
+        Duration::from_secs(2) + self.clock_offset() * 4
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
