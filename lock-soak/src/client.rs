@@ -1,12 +1,13 @@
 use std::{sync::Arc, time::Duration};
 
-use lock::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockError, LockGuard};
+use lock::{AcquireOptions, DistributedLock, ErrorKind, GuardState, LockError, LockGuard, LockName};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
     BoxError,
     event::{Ask, Event, How, Instant, Kind},
     rng::Rng,
+    ttls::Ttls,
     wire::{Answer, Line, Request},
 };
 
@@ -18,7 +19,7 @@ pub(crate) struct Client {
     /// Numbers of its attempts begin here.
     pub(crate) next_ask: u64,
     pub(crate) registers: u32,
-    pub(crate) ttl: Duration,
+    pub(crate) ttls: Ttls,
     pub(crate) rng: Rng,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -59,11 +60,12 @@ impl Client {
 
     async fn turn(&mut self) -> Result<(), BoxError> {
         let (ask, register, how) = (Ask(self.next_ask), self.pick_register(), self.pick_how());
+        let ttl = self.ttls.pick(&mut self.rng);
         self.next_ask += 1;
-        self.report(Kind::Asked { ask, register, how }).await?;
-        match self.acquire(&lock_of(register), how).await {
+        self.report(Kind::Asked { ask, register, how, ttl }).await?;
+        match self.acquire(&LockName::new(lock_of(register))?, how, ttl).await {
             None => self.report(Kind::GaveUp { ask }).await,
-            Some(Ok(Some(guard))) => self.hold(ask, register, guard).await,
+            Some(Ok(Some(guard))) => self.hold(ask, register, ttl, guard).await,
             Some(Ok(None)) => self.report(Kind::NotFree { ask }).await,
             Some(Err(error)) if error.kind() == ErrorKind::TimedOut => self.report(Kind::TimedOut { ask }).await,
             Some(Err(error)) => {
@@ -75,16 +77,20 @@ impl Client {
     }
 
     /// `None` if it was given up.
-    async fn acquire(&self, name: &str, how: How) -> Option<Result<Option<LockGuard>, LockError>> {
+    async fn acquire(&self, name: &LockName, how: How, ttl: Duration) -> Option<Result<Option<LockGuard>, LockError>> {
+        let options = AcquireOptions::new().with_ttl(ttl);
         match how {
-            How::Wait => Some(self.locks.acquire(name).await.map(Some)),
-            How::Bounded(limit) => Some(self.locks.acquire_timeout(name, limit).await.map(Some)),
-            How::Try => Some(self.locks.try_acquire(name).await),
+            How::Wait => Some(self.locks.acquire_with(name, options).await.map(Some)),
+            How::Bounded(limit) => Some(self.locks.acquire_with(name, options.with_timeout(limit)).await.map(Some)),
+            How::Try => Some(self.locks.try_acquire_with(name, options).await),
             How::GiveUpAfter(limit) if limit < ON_ITS_WAY => tokio::select! {
-                outcome = self.locks.acquire(name) => Some(outcome.map(Some)),
+                outcome = self.locks.acquire_with(name, options) => Some(outcome.map(Some)),
                 () = briefly(limit) => None,
             },
-            How::GiveUpAfter(limit) => timeout(limit, self.locks.acquire(name)).await.ok().map(|outcome| outcome.map(Some)),
+            How::GiveUpAfter(limit) => {
+                let outcome = timeout(limit, self.locks.acquire_with(name, options)).await;
+                outcome.ok().map(|outcome| outcome.map(Some))
+            }
         }
     }
 
@@ -103,13 +109,13 @@ impl Client {
         }
     }
 
-    async fn hold(&mut self, ask: Ask, register: u32, guard: LockGuard) -> Result<(), BoxError> {
+    async fn hold(&mut self, ask: Ask, register: u32, ttl: Duration, guard: LockGuard) -> Result<(), BoxError> {
         let at = Instant::now();
         let token = guard.token().map_or(0, lock::FencingToken::as_u64);
         let valid_until = at.plus(guard.remaining());
         self.send(at, Kind::Granted { ask, token, valid_until }).await?;
         for _ in 0..=self.rng.below(3) {
-            match self.increment(ask, register, token, &guard).await {
+            match self.increment(ask, register, token, ttl, &guard).await {
                 Ok(()) => {}
                 Err(Cut::Lost) => break,
                 Err(Cut::Home(error)) => return Err(error),
@@ -132,10 +138,10 @@ impl Client {
         }
     }
 
-    async fn increment(&mut self, ask: Ask, register: u32, token: u64, guard: &LockGuard) -> Result<(), Cut> {
+    async fn increment(&mut self, ask: Ask, register: u32, token: u64, ttl: Duration, guard: &LockGuard) -> Result<(), Cut> {
         self.ensure_held(ask, guard).await?;
         let value = self.ask_register(ask, guard, &Request::Read { ask, register, token }).await?;
-        self.think(ask, guard).await?;
+        self.think(ask, ttl, guard).await?;
         self.ensure_held(ask, guard).await?;
         let value = self.ask_register(ask, guard, &Request::Write { ask, register, token, value: value + 1 }).await?;
         self.report(Kind::Incremented { ask, value }).await.map_err(Cut::Home)
@@ -156,12 +162,12 @@ impl Client {
     }
 
     /// Mostly nothing, sometimes long enough for watches and renewals, and for outages that last longer than these can wait: in one
-    /// of 75 holds with a TTL of 3 s, and the more seldom the longer they take.
-    async fn think(&mut self, ask: Ask, guard: &LockGuard) -> Result<(), Cut> {
-        let long = self.rng.one_in(u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX) / 20);
-        let time = if long { self.rng.duration(self.ttl / 2..self.ttl * 5 / 2) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
+    /// of 75 holds with a TTL of 3 s, and the more seldom the longer they take. The end of the round ends them.
+    async fn think(&mut self, ask: Ask, ttl: Duration, guard: &LockGuard) -> Result<(), Cut> {
+        let long = self.rng.one_in(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) / 20);
+        let time = if long { self.rng.duration(ttl / 2..ttl * 5 / 2) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
         let until = tokio::time::Instant::now() + time;
-        while tokio::time::Instant::now() < until {
+        while tokio::time::Instant::now() < until && !(long && *self.stop.borrow()) {
             if timeout(LOOK.min(until - tokio::time::Instant::now()), guard.lost()).await.is_ok() {
                 return self.ensure_held(ask, guard).await;
             }

@@ -24,7 +24,7 @@ pub(crate) struct Ask(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// About to acquire.
-    Asked { ask: Ask, register: u32, how: How },
+    Asked { ask: Ask, register: u32, how: How, ttl: Duration },
     /// Got a guard, which was valid from `at` until then, unless renewed; not later than `at` if it was lost already.
     Granted { ask: Ask, token: u64, valid_until: Instant },
     /// Somebody else has it.
@@ -64,6 +64,10 @@ pub(crate) enum Kind {
     /// What the store had for a lock, asked at `asked` on a way that no fault touches: the acquisition with this token, or 0
     /// for none that is known, until `expires` unless renewed.
     Seen { register: u32, asked: Instant, token: u64, expires: Instant },
+    /// The store answered what was asked then, on a way that no fault touches.
+    Served { asked: Instant },
+    /// All of the store is stopped, and will start again with data of some time before.
+    WentBack,
     /// The home takes the entry of this acquisition away, as an operator might.
     Removed { register: u32, token: u64 },
     /// A worker did not come to a good end when it was told to.

@@ -9,7 +9,7 @@ use crate::{
     BoxError,
     event::{Event, Instant as Stamp, Kind},
     home::Home,
-    schedule::{Removal, Step, StoreFault, WorkerFault},
+    schedule::{Removal, Return, Step, StoreFault, WorkerFault},
     store::{Entry, Store},
     workers::Workers,
 };
@@ -41,6 +41,11 @@ pub(crate) async fn disturb_store(begin: Instant, steps: Vec<Step<StoreFault>>, 
         let leader = store.leader().await?;
         let pauses_leader = matches!(fault, StoreFault::Pause(target) if target.among(leader) == leader);
         let lasts = longest_leader_pause.filter(|_| pauses_leader).map_or(lasts, |longest| lasts.min(longest));
+        if let StoreFault::GoBack(to) = fault {
+            // What is written from here on will be forgotten.
+            store.back_up(to).await?;
+            sleep(lasts).await;
+        }
         let text = format!("{fault} for {lasts:?}, while {leader} leads");
         home.record(Kind::FaultBegan { fault: text.clone(), majority: fault.takes_majority(*members) });
         apply(&fault, lasts, leader, &scene).await?;
@@ -83,8 +88,28 @@ async fn apply(fault: &StoreFault, lasts: Duration, leader: usize, scene: &Scene
             kill_some(&some, lasts, store).await
         }
         StoreFault::Blackout => kill_some(&(0..members).collect::<Vec<_>>(), lasts, store).await,
-        StoreFault::Chore => store.chore().await,
+        StoreFault::Act(act) => store.act(*act, lasts).await,
+        StoreFault::GoBack(to) => go_back(*to, scene).await,
         StoreFault::Remove(removal) => remove_held(*removal, scene.registers, store, &scene.home).await,
+    }
+}
+
+async fn go_back(to: Return, scene: &Scene) -> Result<(), BoxError> {
+    let (mut members, store) = (0..scene.members, &*scene.store);
+    members.clone().try_for_each(|at| store.kill(at))?;
+    scene.home.go_back(store.forgets_tokens());
+    store.put_back(to).await?;
+    members.try_for_each(|at| store.start(at))
+}
+
+/// Records over and over whether the store serves, as far as it can tell; never ends.
+pub(crate) async fn watch_service(store: Arc<dyn Store>, home: Home) -> Result<(), BoxError> {
+    loop {
+        let asked = Stamp::now();
+        if store.serves().await == Some(true) {
+            home.record(Kind::Served { asked });
+        }
+        sleep(LOOK * 2).await;
     }
 }
 

@@ -19,6 +19,10 @@ pub(crate) struct History {
     pub(crate) troubles: Vec<Span>,
     /// Entries that the home took out of the store.
     pub(crate) removals: Vec<Removal>,
+    /// From when the store was stopped to go back until it was healthy again.
+    pub(crate) returns: Vec<Span>,
+    /// What the store was asked last, and answered, on a way that no fault touches.
+    served: Option<Instant>,
 }
 
 /// One attempt to acquire, and the acquisition that came of it.
@@ -28,6 +32,7 @@ pub(crate) struct Attempt {
     pub(crate) process: u32,
     pub(crate) register: u32,
     pub(crate) how: How,
+    pub(crate) ttl: Duration,
     pub(crate) asked: Instant,
     pub(crate) answered: Option<Instant>,
     pub(crate) grant: Option<Grant>,
@@ -45,6 +50,8 @@ pub(crate) struct Grant {
     pub(crate) lost: Option<Instant>,
     /// When its entry was taken out of the store by the home.
     pub(crate) removed: Option<Instant>,
+    /// When the store went back behind it.
+    pub(crate) undone: Option<Span>,
     /// Whether it was seen to be valid after its first deadline.
     pub(crate) renewed: bool,
     first_deadline: Instant,
@@ -63,6 +70,11 @@ pub(crate) struct Span {
     pub(crate) from: Instant,
     pub(crate) to: Instant,
 }
+
+/// A store that did not answer for longer was without a majority.
+const SILENT: Duration = Duration::from_millis(500);
+/// Within which time what an acquisition has left is usually gone.
+const CLEARED: Duration = Duration::from_secs(5);
 
 impl Span {
     pub(crate) fn overlaps(self, other: Self) -> bool {
@@ -102,16 +114,18 @@ impl Grant {
             ended: false,
             lost: None,
             removed: None,
+            undone: None,
             renewed: false,
             first_deadline: deadline,
             killed: None,
         }
     }
 
-    /// When the guard was valid: until its release, its loss, its removal, its deadline, or the end of its process, whatever came
-    /// first.
+    /// When the guard was valid: until its release, its loss, its removal, its deadline, the end of its process, or until the store went
+    /// back behind it, whatever came first. That its holder learns of that is another property.
     pub(crate) fn validity(&self) -> Option<Span> {
-        let ends = [Some(self.deadline), self.ending, self.lost, self.removed, self.killed];
+        let undone = self.undone.map(|span| span.from);
+        let ends = [Some(self.deadline), self.ending, self.lost, self.removed, undone, self.killed];
         let to = ends.into_iter().flatten().min().unwrap_or(self.deadline);
         (to > self.at).then_some(Span { from: self.at, to })
     }
@@ -129,6 +143,8 @@ impl History {
             outages: Vec::new(),
             troubles: Vec::new(),
             removals: Vec::new(),
+            returns: Vec::new(),
+            served: None,
         };
         for event in &events {
             history.take(event);
@@ -138,6 +154,7 @@ impl History {
                 grant.killed = history.killed.get(&attempt.process).copied();
                 let is_this = |removal: &&Removal| (removal.register, removal.token) == (attempt.register, grant.token);
                 grant.removed = history.removals.iter().find(is_this).map(|removal| removal.at);
+                grant.undone = history.returns.iter().find(|span| span.from >= grant.at).copied();
             }
         }
         history.events = events;
@@ -147,11 +164,16 @@ impl History {
     fn take(&mut self, event: &Event) {
         let (at, never) = (event.at, Instant(u64::MAX));
         match &event.kind {
-            Kind::Asked { ask, register, how } => {
-                let (ask, register, how) = (*ask, *register, *how);
-                let attempt = Attempt { ask, process: event.process, register, how, asked: at, answered: None, grant: None };
+            Kind::Asked { ask, register, how, ttl } => {
+                let (ask, register, how, ttl) = (*ask, *register, *how, *ttl);
+                let attempt = Attempt { ask, process: event.process, register, how, ttl, asked: at, answered: None, grant: None };
                 self.attempts.insert(ask, attempt);
             }
+            Kind::Served { asked } => {
+                let silent = Span { from: self.served.replace(*asked).unwrap_or(*asked), to: at };
+                self.outages.extend((silent.length() > SILENT).then_some(silent));
+            }
+            Kind::WentBack => self.returns.push(Span { from: at, to: never }),
             Kind::Paused { process } => self.absences.entry(*process).or_default().push(Span { from: at, to: never }),
             Kind::Resumed { process } => {
                 if let Some(span) = self.absences.entry(*process).or_default().last_mut() {
@@ -166,9 +188,8 @@ impl History {
                 self.outages.extend(majority.then_some(span));
             }
             Kind::FaultEnded { .. } => {
-                for last in [self.troubles.last_mut(), self.outages.last_mut()] {
-                    last.into_iter().filter(|span| span.to == never).for_each(|span| span.to = at);
-                }
+                let all = [&mut self.troubles, &mut self.outages, &mut self.returns].into_iter().flatten();
+                all.filter(|span| span.to == never).for_each(|span| span.to = at);
             }
             kind => {
                 if let Some(attempt) = kind.ask().and_then(|ask| self.attempts.get_mut(&ask)) {
@@ -190,11 +211,31 @@ impl History {
         all
     }
 
-    /// When anything was not well, and for as long afterwards as an entry that this may have left lasts, with a second to recover.
-    pub(crate) fn unrest(&self, ttl: Duration) -> Vec<Span> {
-        let kills = self.killed.values().map(|at| Span { from: *at, to: *at });
-        let all = self.absences.values().flatten().chain(&self.troubles).copied().chain(kills);
-        merged(all.map(|Span { from, to }| Span { from, to: to.plus(ttl + Duration::from_secs(1)) }).collect())
+    /// When anything was not well, and for as long afterwards as an entry of a lock that this may have left lasts, with a second to
+    /// recover.
+    pub(crate) fn unrest(&self, register: u32) -> Vec<Span> {
+        let troubles = self.troubles.iter().map(|span| (None, *span));
+        let until = |(process, span): (Option<u32>, Span)| {
+            let ttl = self.longest_ttl(register, process, span).unwrap_or_default();
+            Span { from: span.from, to: span.to.plus(ttl + Duration::from_secs(1)) }
+        };
+        merged(self.inactivity().map(|(process, span)| (Some(process), span)).chain(troubles).map(until).collect())
+    }
+
+    /// Which process did not act, and when; one that was killed does not for a moment, for nobody can say for how long.
+    pub(crate) fn inactivity(&self) -> impl Iterator<Item = (u32, Span)> {
+        let kills = self.killed.iter().map(|(process, at)| (*process, Span { from: *at, to: *at }));
+        let absences = self.absences.iter().flat_map(|(process, spans)| spans.iter().map(|span| (*process, *span)));
+        kills.chain(absences)
+    }
+
+    /// Of the entries of a lock that a process, or any, may have had or left in the store during a span.
+    pub(crate) fn longest_ttl(&self, register: u32, process: Option<u32>, span: Span) -> Option<Duration> {
+        let may_have = |attempt: &&Attempt| {
+            let is_meant = attempt.register == register && process.is_none_or(|process| process == attempt.process);
+            is_meant && attempt.asked <= span.to && attempt.over().is_none_or(|over| over.plus(CLEARED) >= span.from)
+        };
+        self.attempts.values().filter(may_have).map(|attempt| attempt.ttl).max()
     }
 
     /// Whether a process was stopped, or the store without a majority, at some time of a span.
@@ -232,6 +273,14 @@ impl History {
 }
 
 impl Attempt {
+    /// When its caller was done with it.
+    fn over(&self) -> Option<Instant> {
+        match &self.grant {
+            Some(grant) => grant.ending,
+            None => self.answered,
+        }
+    }
+
     fn take(&mut self, at: Instant, kind: &Kind) {
         match (kind, &mut self.grant) {
             (Kind::Granted { token, valid_until, .. }, _) => {

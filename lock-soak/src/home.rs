@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
@@ -11,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    event::{Ask, Event, Kind},
+    event::{Ask, Event, Instant, Kind},
     wire::{Answer, Line, Request},
 };
 
@@ -19,10 +20,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Home(Arc<Mutex<State>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     registers: Vec<Register>,
     history: Vec<Event>,
+    /// When each guard of a client that is not over was granted.
+    granted: HashMap<Ask, Instant>,
+    /// When the store went back for the last time, and forgot its tokens.
+    went_back: Option<Instant>,
 }
 
 /// A number that is guarded by tokens and by nothing else: whoever comes with a token at least as large as all before is believed.
@@ -34,7 +39,11 @@ struct Register {
 
 impl State {
     /// A read counts as well: else one that read before, and was then overtaken, could still write.
-    fn admitted(&mut self, register: u32, token: u64) -> Option<&mut Register> {
+    fn admitted(&mut self, ask: Ask, register: u32, token: u64) -> Option<&mut Register> {
+        // Tokens from before the store went back are of another era: whoever restores it must see to that.
+        if self.went_back.is_some_and(|at| self.granted.get(&ask).is_some_and(|granted| *granted <= at)) {
+            return None;
+        }
         let register = self.registers.get_mut(register as usize).filter(|register| token >= register.token)?;
         register.token = token;
         Some(register)
@@ -43,7 +52,17 @@ impl State {
 
 impl Home {
     pub(crate) fn new(registers: u32) -> Self {
-        Self(Arc::new(Mutex::new(State { registers: vec![Register::default(); registers as usize], history: Vec::new() })))
+        Self(Arc::new(Mutex::new(State { registers: vec![Register::default(); registers as usize], ..State::default() })))
+    }
+
+    /// The store starts again with older data; tokens that were handed out since count no more if it forgets them.
+    pub(crate) fn go_back(&self, forgets_tokens: bool) {
+        self.record(Kind::WentBack);
+        if forgets_tokens {
+            let mut state = self.state();
+            state.went_back = Some(Instant::now());
+            state.registers.iter_mut().for_each(|register| register.token = 0);
+        }
     }
 
     pub(crate) fn record(&self, kind: Kind) {
@@ -51,7 +70,13 @@ impl Home {
     }
 
     pub(crate) fn add(&self, event: Event) {
-        self.state().history.push(event);
+        let mut state = self.state();
+        match &event.kind {
+            Kind::Granted { ask, .. } => drop(state.granted.insert(*ask, event.at)),
+            Kind::Ended { ask, .. } => drop(state.granted.remove(ask)),
+            _ => {}
+        }
+        state.history.push(event);
     }
 
     /// Looks at the history so far.
@@ -96,18 +121,18 @@ impl Home {
                 self.add(event);
                 None
             }
-            Request::Read { register, token, .. } => Some(self.read(register, token)),
+            Request::Read { ask, register, token } => Some(self.read(ask, register, token)),
             Request::Write { ask, register, token, value } => Some(self.write(ask, register, token, value)),
         }
     }
 
-    fn read(&self, register: u32, token: u64) -> Answer {
-        self.state().admitted(register, token).map_or(Answer::Refused, |register| Answer::Value(register.value))
+    fn read(&self, ask: Ask, register: u32, token: u64) -> Answer {
+        self.state().admitted(ask, register, token).map_or(Answer::Refused, |register| Answer::Value(register.value))
     }
 
     fn write(&self, ask: Ask, register: u32, token: u64, value: u64) -> Answer {
         let mut state = self.state();
-        let Some(admitted) = state.admitted(register, token) else { return Answer::Refused };
+        let Some(admitted) = state.admitted(ask, register, token) else { return Answer::Refused };
         // Not compared with what was there: that an increment is not lost is what the lock is for.
         admitted.value = value;
         state.history.push(Event::of_home(Kind::Wrote { ask, register, token, value }));
@@ -126,12 +151,28 @@ mod tests {
     #[test]
     fn a_register_believes_the_largest_token_and_no_smaller_one() {
         let home = Home::new(1);
-        assert_eq!(home.read(0, 5), Answer::Value(0));
+        assert_eq!(home.read(Ask(9), 0, 5), Answer::Value(0));
         assert_eq!(home.write(Ask(1), 0, 5, 1), Answer::Value(1));
-        assert_eq!(home.read(0, 7), Answer::Value(1));
+        assert_eq!(home.read(Ask(9), 0, 7), Answer::Value(1));
         assert_eq!(home.write(Ask(1), 0, 5, 2), Answer::Refused, "another has read since");
-        assert_eq!(home.read(0, 6), Answer::Refused);
+        assert_eq!(home.read(Ask(9), 0, 6), Answer::Refused);
         assert_eq!(home.write(Ask(2), 0, 7, 9), Answer::Value(9), "what is written is not checked");
         assert_eq!(home.with_history(<[Event]>::len), 2);
+    }
+
+    #[test]
+    fn who_was_granted_before_the_store_went_back_is_refused_and_smaller_tokens_come_again() {
+        let home = Home::new(1);
+        let grant = |ask, token, at| {
+            home.add(Event { at, process: 1, kind: Kind::Granted { ask: Ask(ask), token, valid_until: at } });
+        };
+        grant(1, 7, Instant(0));
+        assert_eq!(home.read(Ask(1), 0, 7), Answer::Value(0));
+        home.go_back(true);
+        grant(2, 5, Instant(u64::MAX));
+        assert_eq!(home.read(Ask(2), 0, 5), Answer::Value(0));
+        assert_eq!(home.write(Ask(1), 0, 7, 1), Answer::Refused);
+        home.go_back(false);
+        assert_eq!(home.write(Ask(2), 0, 5, 1), Answer::Value(1));
     }
 }

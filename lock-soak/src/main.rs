@@ -1,6 +1,6 @@
 //! Soak test: clients in several processes add to fenced registers under locks, while a schedule that a seed determines kills,
-//! pauses, cuts off and restarts members of the store, slows down their answers, removes entries of held locks, and kills and pauses
-//! clients.
+//! pauses, cuts off and restarts members of the store, slows down their answers, removes entries of held locks, does what operators
+//! do, and kills and pauses clients. Each acquisition has a TTL of its own.
 //!
 //! ```text
 //! lock-soak etcd --seed 1 --minutes 3
@@ -25,6 +25,7 @@ mod rng;
 mod round;
 mod schedule;
 mod store;
+mod ttls;
 mod wire;
 mod worker;
 mod workers;
@@ -47,7 +48,6 @@ enum Command {
     /// A cluster of three etcd members.
     Etcd(Options),
     /// One Redis server that has every write on disk before its reply.
-    #[command(mut_arg("ttl", |ttl| ttl.default_value("3")))]
     Redis(Options),
     /// What the other commands start.
     #[command(hide = true)]
@@ -72,9 +72,12 @@ pub(crate) struct Options {
     /// Registers, each with a lock of its own.
     #[arg(long, default_value_t = 4)]
     registers: u32,
-    /// TTL of the locks, in seconds. With a short one more of the holds that a run has time for outlive an outage, or do not.
-    #[arg(long, default_value_t = 10)]
-    ttl: u64,
+    /// TTL of the locks, in seconds, or a range of them, from which each acquisition takes one, mostly one of the shortest.
+    #[arg(long, default_value = "2..30")]
+    ttl: ttls::Ttls,
+    /// Lets the store go back, too: to an older copy of its data, to a snapshot, or to nothing.
+    #[arg(long)]
+    rollback: bool,
     /// Pauses leaders for as long as the schedule says, although the server is known not to survive it.
     #[arg(long)]
     long_leader_pauses: bool,
@@ -87,12 +90,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(self.ttl)
-    }
-
-    fn shape(&self, members: usize) -> schedule::Shape {
-        schedule::Shape { members, workers: self.processes as usize, ttl: self.ttl() }
+    fn shape(&self, target: &str) -> schedule::Shape {
+        let (members, acts, returns) = (store::members(target), store::acts(target, self.seed), store::returns(target, self.seed));
+        let returns = if self.rollback { returns } else { &[] };
+        schedule::Shape { members, workers: self.processes as usize, ttls: self.ttl, acts, returns }
     }
 }
 
@@ -134,7 +135,7 @@ async fn soak(target: &'static str, options: Options) -> Result<bool, BoxError> 
         let length = left.min(ROUND);
         let round = Options { seed, minutes: length.as_secs_f64() / 60.0, ..options.clone() };
         if options.dry_run {
-            report::schedule(&schedule::Schedule::new(seed, length, &round.shape(store::members(target))));
+            report::schedule(&schedule::Schedule::new(seed, length, &round.shape(target)));
         } else if !round::run(target, &round, length).await? {
             return Ok(false);
         }

@@ -82,6 +82,7 @@ fn label(kind: &Kind) -> Option<&'static str> {
         Kind::Refused { .. } => "stale tokens refused",
         Kind::Incremented { .. } => "increments",
         Kind::Seen { .. } => "looks at entries in the store",
+        Kind::WentBack => "times that the store went back",
         Kind::Removed { .. } => "held entries removed",
         Kind::Ended { error: Some(_), .. } => "failed releases",
         _ => return None,
@@ -109,7 +110,7 @@ pub(crate) fn slice(history: &History, violation: &Violation) {
 }
 
 fn is_routine(kind: &Kind) -> bool {
-    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. })
+    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. } | Kind::Served { .. })
 }
 
 fn describe(kind: &Kind, origin: Instant) -> String {
@@ -138,8 +139,9 @@ pub(crate) fn failure(target: &str, options: &Options, length: Duration, schedul
     self::schedule(schedule);
     let Options { seed, clients, processes, registers, ttl, .. } = options;
     let minutes = length.as_secs_f64() / 60.0;
-    let flag = if options.long_leader_pauses { " --long-leader-pauses" } else { "" };
+    let flags = [(options.long_leader_pauses, " --long-leader-pauses"), (options.rollback, " --rollback")];
+    let flags: String = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).collect();
     println!(
-        "to replay it:\n  scripts/soak.sh {target} --seed {seed} --minutes {minutes} --clients {clients} --processes {processes} --registers {registers} --ttl {ttl}{flag}"
+        "to replay it:\n  scripts/soak.sh {target} --seed {seed} --minutes {minutes} --clients {clients} --processes {processes} --registers {registers} --ttl {ttl}{flags}"
     );
 }

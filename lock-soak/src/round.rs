@@ -8,7 +8,7 @@ use tokio::{
 use crate::{
     BoxError, Options,
     event::{Instant as Stamp, Kind},
-    faults::{Scene, disturb_store, disturb_workers, watch_entries},
+    faults::{Scene, disturb_store, disturb_workers, watch_entries, watch_service},
     history::History,
     home::Home,
     invariants::{ALL, Terms},
@@ -19,22 +19,22 @@ use crate::{
 };
 
 /// Queues drain, and leases of the dead run out, within this after the last fault.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(90);
 const PROGRESS: Duration = Duration::from_secs(10);
 
 /// One round; `false` if it violated an invariant.
 pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Result<bool, BoxError> {
     let members = store::members(target);
-    let schedule = Schedule::new(options.seed, length, &options.shape(members));
+    let schedule = Schedule::new(options.seed, length, &options.shape(target));
     report::begin(target, options, length, &schedule);
-    let store = store::start(target).await?;
+    let store = store::start(target, options.seed).await?;
     let home = Home::new(options.registers);
     let (address, _server) = home.serve().await?;
-    let url = store.url(options.ttl());
+    let url = store.url(options.ttl.usual());
     let workers = Arc::new(Mutex::new(Workers::start_all(url, address, options, home.clone())?));
     let begin = Instant::now();
     let outcome = {
-        let longest_leader_pause = store.longest_leader_pause(options.ttl()).filter(|_| !options.long_leader_pauses);
+        let longest_leader_pause = store.longest_leader_pause(options.ttl.least()).filter(|_| !options.long_leader_pauses);
         let scene = Scene { members, registers: options.registers, store: Arc::clone(&store), home: home.clone(), longest_leader_pause };
         let store_faults = disturb_store(begin, schedule.store.clone(), scene);
         let worker_faults = disturb_workers(begin, schedule.workers.clone(), Arc::clone(&workers));
@@ -46,17 +46,18 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
             outcome = async { tokio::try_join!(store_faults, worker_faults, time) } => outcome.map(drop),
             outcome = progress(begin, length, &home, &workers) => outcome,
             outcome = watch_entries(options.registers, Arc::clone(&store), home.clone()) => outcome,
+            outcome = watch_service(Arc::clone(&store), home.clone()) => outcome,
         }
     };
     outcome?;
     workers.lock().await.stop_all(DRAIN).await;
-    look_for_leftovers(&*store, options.ttl(), &home).await?;
+    look_for_leftovers(&*store, options.ttl.most(), &home).await?;
     let history = History::new(home.take_history());
     if let Some(path) = &options.history {
         report::write_history(path, &history)?;
     }
-    let ttl = options.ttl();
-    let terms = Terms { ttl, clients: options.clients, patience: store.patience(ttl), prompt: store.prompt() };
+    let (ttls, clients, forgets_tokens) = (options.ttl, options.clients, store.forgets_tokens());
+    let terms = Terms { ttls, clients, patience: store.patience(), prompt: store.prompt(), forgets_tokens };
     report::summary(&history, &schedule);
     let fine = judge(&terms, &history);
     if !fine {

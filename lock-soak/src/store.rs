@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::{
     BoxError,
-    schedule::{Cut, Removal, Side},
+    schedule::{Act, Cut, Removal, Return, Side},
 };
 
 mod etcd;
@@ -27,8 +27,18 @@ pub(crate) trait Store: Debug + Send + Sync {
     async fn wait_healthy(&self) -> Result<(), BoxError>;
     /// The longest pause of a leader that the store is known to survive; `None` for any.
     fn longest_leader_pause(&self, ttl: Duration) -> Option<Duration>;
-    /// What an operator does from time to time to a store that works.
-    async fn chore(&self) -> Result<(), BoxError>;
+    /// Whether it answers clients; asked on a way that no fault touches. `None` where each fault says it well enough.
+    async fn serves(&self) -> Option<bool> {
+        None
+    }
+    /// Does what an operator does to a store that works, and takes back after a while what takes something away.
+    async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError>;
+    /// Keeps what [`put_back`](Self::put_back) needs, while the store works.
+    async fn back_up(&self, to: Return) -> Result<(), BoxError>;
+    /// Replaces the data of all members, none of which runs.
+    async fn put_back(&self, to: Return) -> Result<(), BoxError>;
+    /// Whether its tokens go back with it, and its clients lose all guards then.
+    fn forgets_tokens(&self) -> bool;
     /// What the store has for each lock, in the order of their numbers, on a way that no fault touches; nothing where only the clients
     /// themselves know.
     async fn entries(&self, _registers: u32) -> Result<Vec<Entry>, BoxError> {
@@ -38,8 +48,8 @@ pub(crate) trait Store: Debug + Send + Sync {
     async fn remove(&self, _register: u32, _token: u64, _removal: Removal) -> Result<bool, BoxError> {
         Err("the entries of this store are not taken away".into())
     }
-    /// How long after its cause a call may still fail.
-    fn patience(&self, ttl: Duration) -> Duration;
+    /// How long after its cause a call with a TTL may still fail.
+    fn patience(&self) -> fn(Duration) -> Duration;
     /// Whether a waiter has a free lock at once when all is well.
     fn prompt(&self) -> bool;
     /// Within which time all is gone that clients leave behind which came to a good end, and within which, since they were killed,
@@ -66,10 +76,26 @@ pub(crate) fn members(target: &str) -> usize {
     }
 }
 
-/// Starts the store of a target.
-pub(crate) async fn start(target: &str) -> Result<Arc<dyn Store>, BoxError> {
+/// What operators of the store of a target may do to it.
+pub(crate) fn acts(target: &str, seed: u64) -> &'static [Act] {
     match target {
-        "etcd" => Ok(Arc::new(etcd::Etcd::start().await?)),
+        "etcd" => etcd::acts(seed),
+        _ => redis::ACTS,
+    }
+}
+
+/// How it may go back.
+pub(crate) fn returns(target: &str, seed: u64) -> &'static [Return] {
+    match target {
+        "etcd" => etcd::returns(seed),
+        _ => redis::RETURNS,
+    }
+}
+
+/// Starts the store of a target.
+pub(crate) async fn start(target: &str, seed: u64) -> Result<Arc<dyn Store>, BoxError> {
+    match target {
+        "etcd" => Ok(Arc::new(etcd::Etcd::start(seed).await?)),
         "redis" => Ok(Arc::new(redis::Redis::start().await?)),
         _ => Err(format!("there is no target {target}").into()),
     }

@@ -7,7 +7,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{BoxError, client::Client, rng::Rng, wire::Line};
+use crate::{BoxError, client::Client, rng::Rng, ttls::Ttls, wire::Line};
 
 /// What a worker process is told on its command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,9 +22,8 @@ pub(crate) struct Assignment {
     pub(crate) clients: u32,
     #[arg(long)]
     pub(crate) registers: u32,
-    /// In seconds.
     #[arg(long)]
-    pub(crate) ttl: u64,
+    pub(crate) ttl: Ttls,
     #[arg(long)]
     pub(crate) seed: u64,
 }
@@ -63,15 +62,14 @@ async fn live(assignment: Assignment, number: u32, stop: watch::Receiver<bool>) 
     let locks = loop {
         match lock::connect(&url).await {
             Ok(locks) => break locks,
-            Err(error) if error.retry() == lock::RetryAdvice::Never => return Err(error.into()),
             Err(_) if *stop.borrow() => return Ok(()),
-            // The store may be down while a killed process comes back.
+            // The store may be down while a killed process comes back, or the user without permission.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
     let identity = u64::from(process) << 8 | u64::from(number);
     let home = Line::new(TcpStream::connect(home).await?)?;
     let next_ask = u64::from(process) << 32 | u64::from(number) << 24;
-    let (ttl, rng) = (Duration::from_secs(ttl), Rng::new(seed, identity));
-    Client { locks, home, process, next_ask, registers, ttl, rng, stop }.live().await
+    let rng = Rng::new(seed, identity);
+    Client { locks, home, process, next_ask, registers, ttls: ttl, rng, stop }.live().await
 }

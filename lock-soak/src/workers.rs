@@ -53,9 +53,7 @@ impl Workers {
         for (name, value) in [("--process", number), ("--clients", clients), ("--registers", options.registers)] {
             command.arg(name).arg(value.to_string());
         }
-        for (name, value) in [("--seed", options.seed), ("--ttl", options.ttl)] {
-            command.arg(name).arg(value.to_string());
-        }
+        command.args(["--seed", &options.seed.to_string(), "--ttl", &options.ttl.to_string()]);
         command.stdin(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let orders = child.stdin.take().ok_or("a worker has no input")?;

@@ -227,6 +227,26 @@ impl EtcdCluster {
         self.blocking(Self::wait_healthy_blocking).await
     }
 
+    /// Whether any member answers at the moment that it can write, asked on a way that no trouble touches.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn serves(&self) -> bool {
+        let (sender, mut answers) = tokio::sync::mpsc::channel(self.size());
+        for at in 0..self.size() {
+            let (cluster, sender) = (self.clone(), sender.clone());
+            tokio::task::spawn_blocking(move || sender.blocking_send(cluster.member(at).is_ready()));
+        }
+        drop(sender);
+        while let Some(answer) = answers.recv().await {
+            if answer {
+                return true;
+            }
+        }
+        false
+    }
+
     async fn leader_where(&self, wanted: impl Fn(usize) -> bool + Send + 'static) -> io::Result<usize> {
         self.blocking(move |cluster| {
             let found = poll(START_LIMIT, || cluster.current_leader().filter(|leader| wanted(*leader)));

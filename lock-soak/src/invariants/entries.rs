@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{Terms, Violation};
+use super::{Terms, Violation, returns};
 use crate::{
     event::{Ask, Instant, Kind},
     history::History,
@@ -46,6 +46,9 @@ impl Claims {
         for (ask, said) in &self.0 {
             let Some(attempt) = history.attempts.get(ask).filter(|attempt| attempt.register == register) else { continue };
             let Some(grant) = attempt.grant.as_ref().filter(|grant| grant.removed.is_none_or(|removed| removed > at)) else { continue };
+            if returns::unnoticed(history, attempt).is_some_and(|span| span.from <= at && at <= span.to) {
+                continue;
+            }
             // What was said before the store was asked rests on what the store had done by then.
             let Some((since, until)) = said.iter().rfind(|(since, _)| *since <= asked) else { continue };
             let (ends, entry) =

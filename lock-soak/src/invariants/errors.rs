@@ -9,7 +9,9 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         let Some(error) = error_of(event) else { continue };
         // However long it had waited: the cause of an error is not longer ago than that.
-        let begin = event.at.minus(terms.patience);
+        let attempt = event.kind.ask().and_then(|ask| history.attempts.get(&ask));
+        let ttl = attempt.map_or(terms.ttls.most(), |attempt| attempt.ttl);
+        let begin = event.at.minus((terms.patience)(ttl));
         if !history.excused(event.process, Span { from: begin, to: event.at }) {
             return Err(Violation::new(error, begin, event.at));
         }

@@ -65,6 +65,12 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_holds_nothing_of_a_store_that_went_back_behind_it() {
+        Story::default().holds(0, 1, 1, 1).goes_back(100, 200).holds(201, 2, 2, 1).keeps(check);
+        Story::default().goes_back(100, 200).holds(201, 1, 1, 1).holds(202, 2, 2, 2).breaks(check, "both held");
+    }
+
+    #[test]
     fn the_order_of_reports_does_not_matter() {
         let story = Story::default().holds(0, 1, 1, 1).releases(20, 1, 1).holds(5_000, 2, 2, 2);
         story.holds(30, 3, 3, 3).releases(40, 3, 3).holds(5_100, 3, 4, 4).breaks(check, "both held");

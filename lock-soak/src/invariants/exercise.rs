@@ -12,7 +12,7 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     let (Some(first), Some(last)) = (history.events.first(), history.events.last()) else { return Ok(()) };
     let length = last.at.since(first.at);
     for (within, count, what) in [(RENEWED_WITHIN, history.renewed(), "renewed"), (LOST_WITHIN, history.lost(), "lost")] {
-        if count == 0 && length >= terms.ttl * within {
+        if count == 0 && length >= terms.ttls.usual() * within {
             return Err(Violation::new(format!("no lock was {what} in {length:?}"), last.at, last.at));
         }
     }

@@ -1,13 +1,21 @@
-use super::{Terms, Violation, removals::noticed_within};
-use crate::{event::Kind, history::History};
+use super::{Terms, Violation, removals::noticed_within, returns};
+use crate::{
+    event::{Instant, Kind},
+    history::History,
+};
 
 /// A register refuses a token only when somebody with a larger one has come; that must be known as a loss by then, unless an operator
-/// has just removed the entry.
-pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
+/// has just removed the entry, or the store has just gone back.
+pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         if let Kind::Refused { ask, still_held: true } = &event.kind {
-            let grant = history.attempts.get(ask).and_then(|attempt| attempt.grant.as_ref());
-            if grant.and_then(|grant| grant.removed).is_some_and(|at| event.at >= at && event.at.since(at) <= noticed_within(terms.ttl)) {
+            let Some(attempt) = history.attempts.get(ask) else { continue };
+            let grant = attempt.grant.as_ref();
+            let is_new = |at: Instant| event.at >= at && event.at.since(at) <= noticed_within(attempt.ttl);
+            let undone = returns::unnoticed(history, attempt);
+            if grant.and_then(|grant| grant.removed).is_some_and(is_new)
+                || undone.is_some_and(|span| span.from <= event.at && event.at <= span.to)
+            {
                 continue;
             }
             let since = grant.map_or(event.at, |grant| grant.at);
@@ -29,6 +37,8 @@ mod tests {
         refused(true).breaks(check, "#0.1 was refused");
         refused(true).removal(4, 1).keeps(check);
         refused(true).removal(6, 1).breaks(check, "#0.1 was refused");
+        refused(true).goes_back(1, 4).keeps(check);
+        refused(true).goes_back(6, 7).breaks(check, "#0.1 was refused");
         refused(true).removal(4, 2).breaks(check, "#0.1 was refused");
     }
 }

@@ -4,20 +4,22 @@ use crate::{
     history::{History, Span},
 };
 
-/// A guard is lost only where its entry was removed, or where for half of its last lease or more its process was stopped or the store
+/// A guard is lost only where its entry was removed, where the store went back behind it, or where for half of its last lease or more its process was stopped or the store
 /// without a majority: in the other half it could have been renewed.
-pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
+pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         let Kind::Lost { ask, why } = &event.kind else { continue };
-        let grant = history.attempts.get(ask).and_then(|attempt| attempt.grant.as_ref());
-        if grant.and_then(|grant| grant.removed).is_some_and(|at| at <= event.at) {
+        let Some(attempt) = history.attempts.get(ask) else { continue };
+        let (ttl, grant) = (attempt.ttl, attempt.grant.as_ref());
+        let taken = grant.map(|grant| [grant.removed, grant.undone.map(|span| span.from)]).into_iter().flatten().flatten();
+        if taken.min().is_some_and(|at| at <= event.at) {
             continue;
         }
         // One that was stopped says so late; what was in its way after the deadline did not cost it the lease.
         let end = grant.map_or(event.at, |grant| grant.deadline.min(event.at));
-        let since = end.minus(terms.ttl);
+        let since = end.minus(ttl);
         let impeded = history.impeded(event.process, Span { from: since, to: end });
-        if impeded < terms.ttl / 2 {
+        if impeded < ttl / 2 {
             let message = format!("{ask} of a live holder was lost: {why}; it was impeded for {impeded:?}");
             return Err(Violation::new(message, since, event.at));
         }
@@ -31,7 +33,9 @@ mod tests {
         super::story::{Story, at},
         check,
     };
-    use crate::event::{Ask, Kind};
+    use std::time::Duration;
+
+    use crate::event::{Ask, How, Kind};
 
     fn lost(story: Story, millis: u64) -> Story {
         story.then(millis, 1, Kind::Lost { ask: Ask(1), why: "Expired".into() })
@@ -73,6 +77,31 @@ mod tests {
         lost(held().pause(1, 10_100, 17_000), 17_001).breaks(check, "impeded for 0ns");
         lost(held().pause(1, 6_000, 17_000), 17_001).breaks(check, "impeded for 4s");
         lost(held().pause(1, 5_000, 17_000), 17_001).keeps(check);
+    }
+
+    #[test]
+    fn a_short_lease_is_lost_in_a_short_outage() {
+        let short = |until| {
+            let asked = Kind::Asked { ask: Ask(1), register: 0, how: How::Wait, ttl: Duration::from_secs(2) };
+            let granted = Kind::Granted { ask: Ask(1), token: 1, valid_until: at(2_000) };
+            lost(Story::default().then(0, 1, asked).then(0, 1, granted).outage(100, until), 1_999)
+        };
+        short(1_100).keeps(check);
+        short(1_000).breaks(check, "impeded for 900ms");
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_a_cause() {
+        let served = |story: Story, asked, millis| story.then(millis, 0, Kind::Served { asked: at(asked) });
+        lost(served(served(held(), 90, 100), 5_000, 5_200), 9_900).keeps(check);
+        lost((0..20).fold(held(), |story, step| served(story, step * 400, step * 400 + 1)), 9_900).breaks(check, "impeded for 0ns");
+    }
+
+    #[test]
+    fn a_store_that_goes_back_is_a_cause() {
+        lost(held().goes_back(100, 200), 300).keeps(check);
+        lost(held().goes_back(400, 500), 300).breaks(check, "live holder");
+        lost(Story::default().goes_back(1, 2).holds(10, 1, 1, 1), 300).breaks(check, "live holder");
     }
 
     #[test]

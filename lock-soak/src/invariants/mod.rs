@@ -11,6 +11,7 @@ mod increments;
 mod losses;
 mod orphans;
 mod removals;
+mod returns;
 #[cfg(test)]
 mod story;
 mod tokens;
@@ -20,7 +21,7 @@ mod workers_end;
 
 use std::time::Duration;
 
-use crate::{event::Instant, history::History};
+use crate::{event::Instant, history::History, ttls::Ttls};
 
 /// How a history breaks a property, and where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +43,14 @@ pub(crate) type Check = fn(&History, &Terms) -> Result<(), Violation>;
 /// What the properties depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
-    pub(crate) ttl: Duration,
+    pub(crate) ttls: Ttls,
     pub(crate) clients: u32,
-    /// How long after its cause a call may still fail.
-    pub(crate) patience: Duration,
+    /// How long after its cause a call with a TTL may still fail.
+    pub(crate) patience: fn(Duration) -> Duration,
     /// Whether a waiter of a store that is well has a free lock at once: no leases of the dead, no elections, no slow looks.
     pub(crate) prompt: bool,
+    /// Whether a store that went back forgets tokens that it has handed out, so that no guard of before counts any more.
+    pub(crate) forgets_tokens: bool,
 }
 
 /// All properties by name.
@@ -64,6 +67,7 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("no guard outlives its entry in the store", entries::check),
     ("what nobody got does not stay in the store", orphans::check),
     ("the removal of an entry is noticed", removals::check),
+    ("who holds a lock learns that the store went back", returns::check),
     ("workers come to a good end", workers_end::check),
     ("nothing is left in the store", clean_store::check),
     ("locks were renewed and lost", exercise::check),

@@ -9,9 +9,9 @@ pub(super) fn noticed_within(ttl: Duration) -> Duration {
 }
 
 /// Whose entry is removed is told soon, and not by its next renewal, unless it is stopped or the store does not answer.
-pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
-    let limit = noticed_within(terms.ttl);
+pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for attempt in history.attempts.values() {
+        let limit = noticed_within(attempt.ttl);
         let Some((grant, removed)) = attempt.grant.as_ref().and_then(|grant| Some((grant, grant.removed?))) else { continue };
         let latest = removed.plus(limit);
         let noticed = [grant.lost, grant.ending].into_iter().flatten().any(|at| at <= latest);

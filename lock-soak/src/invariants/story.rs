@@ -13,6 +13,8 @@ pub(super) struct Story {
     prompt: bool,
 }
 
+const TTL: Duration = Duration::from_secs(10);
+
 pub(super) fn at(millis: u64) -> Instant {
     Instant(millis * 1000)
 }
@@ -24,7 +26,7 @@ impl Story {
     }
 
     pub(super) fn asks(self, millis: u64, process: u32, ask: u64) -> Self {
-        self.then(millis, process, Kind::Asked { ask: Ask(ask), register: 0, how: How::Wait })
+        self.then(millis, process, Kind::Asked { ask: Ask(ask), register: 0, how: How::Wait, ttl: TTL })
     }
 
     /// Asked and granted at once, valid for a TTL of 10 s.
@@ -44,7 +46,8 @@ impl Story {
     }
 
     pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
-        let terms = Terms { ttl: Duration::from_secs(10), clients: 8, patience: Duration::from_secs(2), prompt: self.prompt };
+        let patience = |_| Duration::from_secs(2);
+        let terms = Terms { ttls: TTL.into(), clients: 8, patience, prompt: self.prompt, forgets_tokens: !self.prompt };
         check(&History::new(self.events), &terms)
     }
 
@@ -56,6 +59,12 @@ impl Story {
         let fault = || "kill all".to_owned();
         let began = Kind::FaultBegan { fault: fault(), majority: true };
         self.then(from, 0, began).then(to, 0, Kind::FaultEnded { fault: fault() })
+    }
+
+    /// Stopped, gone back, and healthy again.
+    pub(super) fn goes_back(self, from: u64, to: u64) -> Self {
+        let began = Kind::FaultBegan { fault: "go back".to_owned(), majority: true };
+        self.then(from, 0, began).then(from, 0, Kind::WentBack).then(to, 0, Kind::FaultEnded { fault: "go back".to_owned() })
     }
 
     pub(super) fn pause(self, process: u32, from: u64, to: u64) -> Self {

@@ -15,19 +15,20 @@ const EXPIRY: Duration = Duration::from_secs(3);
 /// While somebody waits, a lock is not free for long, unless an entry of a process that is stopped or dead may be in the way. Where
 /// waiters are told, and all has been well for a while, it is not free for so long that the end of a lease could have told them.
 pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
-    not_free_for(PATIENCE, &excuses(history, terms.ttl), history)?;
-    if terms.prompt { not_free_for(terms.ttl / 2, &history.unrest(terms.ttl), history) } else { Ok(()) }
+    not_free_for(PATIENCE, |register| excuses(history, register), history)?;
+    if terms.prompt { not_free_for(terms.ttls.usual() / 2, |register| history.unrest(register), history) } else { Ok(()) }
 }
 
-fn not_free_for(patience: Duration, excuses: &[Span], history: &History) -> Result<(), Violation> {
+fn not_free_for(patience: Duration, excuses: impl Fn(u32) -> Vec<Span>, history: &History) -> Result<(), Violation> {
     for (register, grants) in history.by_register() {
+        let excuses = excuses(register);
         let waits = waits(history, register);
         let mut free_since = None;
         for (attempt, grant) in grants {
             let Some(span) = grant.validity() else { continue };
             let gap = Span { from: free_since.unwrap_or(span.from), to: span.from };
             for waited in overlaps(gap, &waits) {
-                let unexplained = longest_rest(waited, excuses);
+                let unexplained = longest_rest(waited, &excuses);
                 if unexplained.to.since(unexplained.from) > patience {
                     let message = format!(
                         "lock {register} was free for {:?} while somebody waited, until {}",
@@ -50,12 +51,14 @@ fn waits(history: &History, register: u32) -> Vec<Span> {
 }
 
 /// When an entry of somebody who does not act may be in the queue, or requests cannot be served: from a kill or a pause until the
-/// lease has run out; a new leader lets it begin again.
-fn excuses(history: &History, ttl: Duration) -> Vec<Span> {
-    let kills = history.killed.values().map(|at| Span { from: *at, to: *at });
-    let inactive = history.absences.values().flatten().copied().chain(kills);
+/// lease has run out; a new leader lets it begin again. What comes back with a store that goes back is nobody's, either.
+fn excuses(history: &History, register: u32) -> Vec<Span> {
+    let inactive = history.inactivity().map(|(process, span)| (history.longest_ttl(register, Some(process), span), span));
+    let anybody = Span { from: Instant(0), to: Instant(u64::MAX) };
+    let returns = history.returns.iter().map(|span| (history.longest_ttl(register, None, anybody), *span));
     let mut spans = history.outages.clone();
-    for Span { from, to } in inactive {
+    for (ttl, Span { from, to }) in inactive.chain(returns) {
+        let ttl = ttl.unwrap_or_default();
         let mut until = from.plus(ttl + EXPIRY);
         for trouble in &history.troubles {
             if trouble.to >= from && trouble.from <= until {
@@ -116,8 +119,8 @@ mod tests {
         waits_until(Story::default(), 5_000).prompt().keeps(check);
         waits_until(Story::default(), 5_100).prompt().breaks(check, "was free for 5.095s");
         waits_until(Story::default().outage(4_000, 5_000), 5_100).prompt().keeps(check);
-        waits_until(Story::default().pause(3, 0, 1), 16_000).prompt().keeps(check);
-        waits_until(Story::default().pause(3, 0, 1), 16_100).prompt().breaks(check, "was free for 5.099s");
+        waits_until(Story::default().asks(0, 3, 3).pause(3, 0, 1), 16_000).prompt().keeps(check);
+        waits_until(Story::default().asks(0, 3, 3).pause(3, 0, 1), 16_100).prompt().breaks(check, "was free for 5.099s");
     }
 
     #[test]
@@ -127,14 +130,14 @@ mod tests {
 
     #[test]
     fn an_entry_of_the_dead_is_in_the_way_for_a_ttl() {
-        let killed = || Story::default().then(2, 0, Kind::Killed { process: 3 });
+        let killed = || Story::default().asks(0, 3, 3).then(2, 0, Kind::Killed { process: 3 });
         waits_until(killed(), 27_000).keeps(check);
         waits_until(killed(), 29_000).breaks(check, "was free");
     }
 
     #[test]
     fn and_for_another_one_with_each_new_leader() {
-        let killed = || Story::default().then(2, 0, Kind::Killed { process: 3 });
+        let killed = || Story::default().asks(0, 3, 3).then(2, 0, Kind::Killed { process: 3 });
         waits_until(member(killed(), 9_000, 12_000), 39_000).keeps(check);
         waits_until(member(killed(), 9_000, 12_000), 41_000).breaks(check, "was free");
         // By then the lease had run out.

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::{Terms, Violation};
 use crate::{
     event::{How, Instant},
@@ -15,11 +17,11 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
         return Ok(());
     }
     let most = MOST * terms.clients as usize;
-    let unrest = history.unrest(terms.ttl);
     let by_register = history.by_register();
+    let unrest: BTreeMap<_, _> = by_register.keys().map(|register| (*register, history.unrest(*register))).collect();
     for waiter in history.attempts.values().filter(|attempt| attempt.how == How::Wait) {
         let all = by_register.get(&waiter.register).map_or(&[][..], Vec::as_slice);
-        for span in quiet_parts(waiter, &unrest) {
+        for span in quiet_parts(waiter, unrest.get(&waiter.register).map_or(&[], Vec::as_slice)) {
             let from = all.partition_point(|(_, grant)| grant.at <= span.from);
             let passed = all[from..].partition_point(|(_, grant)| grant.at < span.to);
             if passed > most {

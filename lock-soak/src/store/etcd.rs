@@ -1,47 +1,182 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conformance_tests::servers::{self, EtcdCluster, EtcdOptions, Trouble};
-use etcd_client::{Client, CompactionOptions, GetOptions};
+use conformance_tests::servers::{self, EtcdCluster, EtcdOptions, Trouble, tools};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions, Permission, RoleRevokePermissionOptions};
+use tokio::{process::Command, time::sleep};
 
 use super::Store;
 use crate::{
     BoxError,
-    schedule::{Cut, Side},
+    schedule::{Act, Cut, Return, Side},
 };
 
 pub(super) const SIZE: usize = 3;
 const LEASES: Duration = Duration::from_secs(60);
+/// Of the clients, and their role.
+const USER: &str = "soak";
+const ROOT: &str = "root";
+const PASSWORD: &str = "pw-s0ak";
+/// All that clients need to read and write.
+const NAMESPACE: &str = "soak/";
+const SNAPSHOT: &str = "snapshot";
+
+/// Every other seed has authentication, so that both its users and those who have none see it change.
+fn has_users(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+pub(super) fn acts(seed: u64) -> &'static [Act] {
+    const ALL: &[Act] = &[Act::Compact, Act::Defragment, Act::MoveLeader, Act::Authentication, Act::Permission];
+    if has_users(seed) { ALL } else { &ALL[..4] }
+}
+
+/// A store of nothing has no users.
+pub(super) fn returns(seed: u64) -> &'static [Return] {
+    const ALL: &[Return] = &[Return::Copy, Return::Snapshot, Return::Nothing];
+    if has_users(seed) { &ALL[..2] } else { ALL }
+}
 
 /// A cluster of etcd members on this machine.
 #[derive(Debug)]
 pub(super) struct Etcd {
     cluster: EtcdCluster,
+    has_users: bool,
     thawed_leader_revokes: bool,
 }
 
 impl Etcd {
-    pub(super) async fn start() -> Result<Self, BoxError> {
-        let cluster = tokio::task::spawn_blocking(|| servers::etcd_cluster(EtcdOptions::new(), SIZE)).await??;
+    pub(super) async fn start(seed: u64) -> Result<Self, BoxError> {
+        let options = EtcdOptions::new().with_argument("--bcrypt-cost=4");
+        let cluster = tokio::task::spawn_blocking(|| servers::etcd_cluster(options, SIZE)).await??;
         let thawed_leader_revokes = cluster.thawed_leader_revokes().await?;
         if thawed_leader_revokes {
             println!(
                 "this etcd revokes live leases when a paused leader goes on (mended in 3.4.31 and 3.5.13): leaders are paused briefly"
             );
         }
-        Ok(Self { cluster, thawed_leader_revokes })
+        let store = Self { cluster, has_users: has_users(seed), thawed_leader_revokes };
+        store.make_users().await?;
+        Ok(store)
     }
 
-    /// Unlike the clients under test, on a way that no fault touches.
+    /// Unlike the clients under test, on a way that no fault touches. With authentication only root may do everything; without, a
+    /// server refuses users.
     async fn operator(&self, member: usize) -> Result<Client, BoxError> {
-        Ok(Client::connect([self.cluster.direct_endpoint(member)], None).await?)
+        let endpoint = [self.cluster.direct_endpoint(member)];
+        let root = ConnectOptions::new().with_user(ROOT, PASSWORD);
+        match Client::connect(&endpoint, Some(root)).await {
+            Ok(operator) => Ok(operator),
+            Err(_) => Ok(Client::connect(&endpoint, None).await?),
+        }
     }
+
+    async fn make_users(&self) -> Result<(), BoxError> {
+        let mut auth = self.operator(0).await?.auth_client();
+        for name in [ROOT, USER] {
+            auth.user_add(name, PASSWORD, None).await?;
+            auth.role_add(name).await?;
+            auth.user_grant_role(name, name).await?;
+        }
+        auth.role_grant_permission(USER, permission()).await?;
+        if self.has_users {
+            auth.auth_enable().await?;
+        }
+        Ok(())
+    }
+
+    async fn compact(&self) -> Result<(), BoxError> {
+        let mut operator = self.operator(0).await?;
+        let now = operator.get("\0", None).await?;
+        let revision = now.header().map_or(1, etcd_client::ResponseHeader::revision);
+        operator.compact(revision, Some(CompactionOptions::new().with_physical())).await?;
+        Ok(())
+    }
+
+    async fn move_leader(&self) -> Result<(), BoxError> {
+        let leader = self.cluster.leader().await?;
+        let heir = self.operator((leader + 1) % SIZE).await?.status().await?;
+        let heir = heir.header().ok_or("a member does not say its id")?.member_id();
+        self.operator(leader).await?.move_leader(heir).await?;
+        Ok(())
+    }
+
+    async fn switch_authentication(&self, lasts: Duration) -> Result<(), BoxError> {
+        self.set_authentication(!self.has_users).await?;
+        sleep(lasts).await;
+        self.set_authentication(self.has_users).await
+    }
+
+    async fn set_authentication(&self, on: bool) -> Result<(), BoxError> {
+        let mut auth = self.operator(0).await?.auth_client();
+        if on {
+            auth.auth_enable().await?;
+        } else {
+            auth.auth_disable().await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_permission(&self, lasts: Duration) -> Result<(), BoxError> {
+        let mut auth = self.operator(0).await?.auth_client();
+        auth.role_revoke_permission(USER, NAMESPACE, Some(RoleRevokePermissionOptions::new().with_prefix())).await?;
+        sleep(lasts).await;
+        auth.role_grant_permission(USER, permission()).await?;
+        Ok(())
+    }
+
+    /// As a crash would leave them: nobody writes meanwhile.
+    async fn copy_data(&self) -> Result<(), BoxError> {
+        (0..SIZE).try_for_each(|at| self.cluster.freeze(at))?;
+        for member in 0..SIZE {
+            run("rm", &["-rf", &self.path(member, "copy")]).await?;
+            run("cp", &["-r", &self.path(member, "etcd"), &self.path(member, "copy")]).await?;
+        }
+        Ok((0..SIZE).try_for_each(|at| self.cluster.thaw(at))?)
+    }
+
+    async fn save_snapshot(&self) -> Result<(), BoxError> {
+        let mut snapshot = self.operator(0).await?.snapshot().await?;
+        let mut blob = Vec::new();
+        while let Some(part) = snapshot.message().await? {
+            blob.extend_from_slice(part.blob());
+        }
+        Ok(std::fs::write(self.path(0, SNAPSHOT), blob)?)
+    }
+
+    /// A member of the same cluster as before, as far as names and addresses make one.
+    async fn restore_snapshot(&self, member: usize) -> Result<(), BoxError> {
+        let etcdctl = tools::etcdctl()?;
+        let members: Vec<_> = (0..SIZE).map(|at| format!("member-{at}=http://192.0.2.{at}:2380")).collect();
+        let (name, advertised) = members[member].split_once('=').ok_or("a member has no address")?;
+        let (name, advertised) = (format!("--name={name}"), format!("--initial-advertise-peer-urls={advertised}"));
+        let (cluster, data) = (format!("--initial-cluster={}", members.join(",")), format!("--data-dir={}", self.path(member, "etcd")));
+        // Without a check, for the sum is what the client program adds.
+        let options = ["--skip-hash-check=true", &name, &advertised, &cluster, &data];
+        run(&etcdctl.display().to_string(), &[&["snapshot", "restore", &self.path(0, SNAPSHOT)], &options[..]].concat()).await
+    }
+
+    fn path(&self, member: usize, name: &str) -> String {
+        self.cluster.directory(member).join(name).display().to_string()
+    }
+}
+
+fn permission() -> Permission {
+    Permission::read_write(NAMESPACE).with_prefix()
+}
+
+async fn run(program: &str, arguments: &[&str]) -> Result<(), BoxError> {
+    let output = Command::new(program).args(arguments).env("ETCDCTL_API", "3").output().await?;
+    let failure = || format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(()) } else { Err(failure().into()) }
 }
 
 #[async_trait]
 impl Store for Etcd {
     fn url(&self, ttl: Duration) -> String {
-        format!("{}/?ttl={}s", self.cluster.url(), ttl.as_secs())
+        let user = if self.has_users { format!("{USER}:{PASSWORD}@") } else { String::new() };
+        let namespace = NAMESPACE.trim_end_matches('/');
+        format!("etcd://{user}{}/{namespace}?ttl={}s", self.cluster.endpoints().join(","), ttl.as_secs())
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
@@ -95,20 +230,53 @@ impl Store for Etcd {
         self.thawed_leader_revokes.then_some(ttl / 3)
     }
 
-    async fn chore(&self) -> Result<(), BoxError> {
-        let mut operator = self.operator(0).await?;
-        let now = operator.get("\0", None).await?;
-        let revision = now.header().map_or(1, etcd_client::ResponseHeader::revision);
-        operator.compact(revision, Some(CompactionOptions::new().with_physical())).await?;
+    async fn serves(&self) -> Option<bool> {
+        Some(self.cluster.serves().await)
+    }
+
+    async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError> {
+        match act {
+            Act::Compact => self.compact().await,
+            Act::Defragment => {
+                for member in 0..SIZE {
+                    self.operator(member).await?.defragment().await?;
+                }
+                Ok(())
+            }
+            Act::MoveLeader => self.move_leader().await,
+            Act::Authentication => self.switch_authentication(lasts).await,
+            Act::Permission => self.revoke_permission(lasts).await,
+            other => Err(format!("etcd has nothing to {other}").into()),
+        }
+    }
+
+    async fn back_up(&self, to: Return) -> Result<(), BoxError> {
+        match to {
+            Return::Copy => self.copy_data().await,
+            Return::Snapshot => self.save_snapshot().await,
+            Return::Nothing => Ok(()),
+        }
+    }
+
+    async fn put_back(&self, to: Return) -> Result<(), BoxError> {
         for member in 0..SIZE {
-            self.operator(member).await?.defragment().await?;
+            run("rm", &["-rf", &self.path(member, "etcd")]).await?;
+            match to {
+                Return::Copy => run("cp", &["-r", &self.path(member, "copy"), &self.path(member, "etcd")]).await?,
+                Return::Snapshot => self.restore_snapshot(member).await?,
+                Return::Nothing => {}
+            }
         }
         Ok(())
     }
 
+    fn forgets_tokens(&self) -> bool {
+        true
+    }
+
     /// A session, and whatever is under way on it, may end a TTL after the cause.
-    fn patience(&self, ttl: Duration) -> Duration {
-        ttl
+    fn patience(&self) -> fn(Duration) -> Duration {
+        |ttl| ttl
     }
 
     fn prompt(&self) -> bool {

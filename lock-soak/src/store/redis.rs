@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use super::{Entry, Store};
 use crate::{
     BoxError,
-    schedule::{Cut, Removal, Side},
+    schedule::{Act, Cut, Removal, Return, Side},
 };
 
 /// One Redis server on this machine that has every write on disk before its reply; clients reach it through a proxy.
@@ -33,6 +33,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_secs(60);
 /// What clients that came to a good end have given back is gone then.
 const GONE: Duration = Duration::from_millis(500);
+/// Of the clients.
+const USER: &str = "soak";
+const PASSWORD: &str = "pw-s0ak";
+/// Where the server keeps its data, and where a copy of it is.
+const DATA: &str = "appendonlydir";
+const COPY: &str = "copy";
+
+pub(super) const ACTS: &[Act] = &[Act::KillConnections, Act::FlushScripts, Act::Permissions, Act::User, Act::Configure, Act::Reload];
+pub(super) const RETURNS: &[Return] = &[Return::Copy, Return::Nothing];
+
 /// An entry that is none of the clients'.
 const FOREIGN: &str = "somebody else";
 const FOREIGN_TTL: Duration = Duration::from_millis(500);
@@ -66,9 +76,24 @@ fn script(code: &str, register: u32) -> Cmd {
     command
 }
 
+fn options() -> RedisOptions {
+    let user = ["--user", USER, "on", ">pw-s0ak", "~*", "&*", "+@all", "--enable-debug-command", "local"];
+    user.into_iter().fold(RedisOptions::new().own(), RedisOptions::with_argument)
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
+}
+
 impl Redis {
     pub(super) async fn start() -> Result<Self, BoxError> {
-        let server = tokio::task::spawn_blocking(|| servers::redis(RedisOptions::new().own())).await??;
+        let server = tokio::task::spawn_blocking(|| servers::redis(options())).await??;
         let proxy = TcpProxy::start(server.address()?).await?;
         Ok(Self { server, proxy, look: Mutex::default() })
     }
@@ -88,6 +113,45 @@ impl Redis {
         Ok(entries)
     }
 
+    async fn run(&self, command: &[&str]) -> Result<String, BoxError> {
+        let (program, arguments) = command.split_first().ok_or("no command")?;
+        let answer: redis::Value = redis::cmd(program).arg(arguments).query_async(&mut self.operator().await?).await?;
+        Ok(format!("{answer:?}"))
+    }
+
+    /// Of the clients only.
+    async fn kill_connections(&self) -> Result<(), BoxError> {
+        self.run(&["CLIENT", "KILL", "USER", USER]).await.map(drop)
+    }
+
+    /// What an operator sets because of some advice; in the end all is as before.
+    async fn configure(&self) -> Result<(), BoxError> {
+        for (name, value, usual) in [
+            ("notify-keyspace-events", "KEA", ""),
+            ("tracking-table-max-keys", "1", "1000000"),
+            ("maxmemory-policy", "volatile-lru", "noeviction"),
+            ("appendfsync", "everysec", "always"),
+        ] {
+            self.run(&["CONFIG", "SET", name, value]).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.run(&["CONFIG", "SET", name, usual]).await?;
+        }
+        Ok(())
+    }
+
+    /// The child that saves is gone before anything else happens to the server.
+    async fn reload(&self) -> Result<(), BoxError> {
+        self.run(&["BGSAVE"]).await?;
+        while !self.run(&["INFO", "persistence"]).await?.contains("rdb_bgsave_in_progress:0") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.run(&["DEBUG", "RELOAD"]).await.map(drop)
+    }
+
+    fn path(&self, name: &str) -> Result<std::path::PathBuf, BoxError> {
+        Ok(self.server.directory().ok_or("the server has no directory here")?.join(name))
+    }
+
     async fn answers(&self) -> Result<(), BoxError> {
         Ok(redis::cmd("PING").query_async(&mut self.operator().await?).await?)
     }
@@ -96,7 +160,7 @@ impl Redis {
 #[async_trait]
 impl Store for Redis {
     fn url(&self, ttl: Duration) -> String {
-        format!("redis://{}/?ttl={}s&poll_interval={}s", self.proxy.address(), ttl.as_secs(), POLL.as_secs())
+        format!("redis://{USER}:{PASSWORD}@{}/?ttl={}s&poll_interval={}s", self.proxy.address(), ttl.as_secs(), POLL.as_secs())
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
@@ -150,11 +214,51 @@ impl Store for Redis {
         None
     }
 
-    /// Forgets all scripts, and closes all connections.
-    async fn chore(&self) -> Result<(), BoxError> {
-        let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut self.operator().await?).await?;
-        self.proxy.cut().await;
+    async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError> {
+        match act {
+            Act::KillConnections => self.kill_connections().await,
+            Act::FlushScripts => {
+                self.run(&["SCRIPT", "FLUSH"]).await?;
+                self.proxy.cut().await;
+                Ok(())
+            }
+            Act::Permissions => {
+                self.run(&["ACL", "SETUSER", USER, "-@scripting"]).await?;
+                tokio::time::sleep(lasts).await;
+                self.run(&["ACL", "SETUSER", USER, "+@scripting"]).await.map(drop)
+            }
+            Act::User => {
+                self.run(&["ACL", "SETUSER", USER, "off"]).await?;
+                self.kill_connections().await?;
+                tokio::time::sleep(lasts).await;
+                self.run(&["ACL", "SETUSER", USER, "on"]).await.map(drop)
+            }
+            Act::Configure => self.configure().await,
+            Act::Reload => self.reload().await,
+            other => Err(format!("Redis has nothing to {other}").into()),
+        }
+    }
+
+    async fn back_up(&self, to: Return) -> Result<(), BoxError> {
+        if to == Return::Copy {
+            self.server.freeze()?;
+            copy(&self.path(DATA)?, &self.path(COPY)?)?;
+            self.server.thaw()?;
+        }
         Ok(())
+    }
+
+    async fn put_back(&self, to: Return) -> Result<(), BoxError> {
+        match to {
+            Return::Copy => Ok(copy(&self.path(COPY)?, &self.path(DATA)?)?),
+            Return::Nothing => Ok(std::fs::remove_dir_all(self.path(DATA)?)?),
+            Return::Snapshot => Err("Redis has no snapshots of its own".into()),
+        }
+    }
+
+    /// Its clock gives them, too.
+    fn forgets_tokens(&self) -> bool {
+        false
     }
 
     async fn entries(&self, registers: u32) -> Result<Vec<Entry>, BoxError> {
@@ -175,8 +279,8 @@ impl Store for Redis {
         Ok(command.query_async(&mut self.operator().await?).await?)
     }
 
-    fn patience(&self, _: Duration) -> Duration {
-        PATIENCE
+    fn patience(&self) -> fn(Duration) -> Duration {
+        |_| PATIENCE
     }
 
     fn prompt(&self) -> bool {
