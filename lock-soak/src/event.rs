@@ -66,6 +66,8 @@ pub(crate) enum Kind {
     Seen { register: u32, asked: Instant, token: u64, expires: Instant },
     /// The store answered what was asked then, on a way that no fault touches.
     Served { asked: Instant },
+    /// So many elections the store has had, or more: a different number means that there was another one.
+    Elected { term: u64 },
     /// All of the store is stopped, and will start again with data of some time before.
     WentBack,
     /// The home takes the entry of this acquisition away, as an operator might.

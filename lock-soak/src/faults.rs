@@ -16,6 +16,8 @@ use crate::{
 
 /// How often the entries in the store are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often it is asked which election was the last.
+const TERM: Duration = Duration::from_millis(500);
 /// They are known to the millisecond.
 const GRAIN: Duration = Duration::from_millis(1);
 /// A hold that lasts this long goes on for a while.
@@ -102,9 +104,18 @@ async fn go_back(to: Return, scene: &Scene) -> Result<(), BoxError> {
     members.try_for_each(|at| store.start(at))
 }
 
-/// Records over and over whether the store serves, as far as it can tell; never ends.
+/// Records over and over whether the store serves and when it elects, as far as it can tell; never ends.
 pub(crate) async fn watch_service(store: Arc<dyn Store>, home: Home) -> Result<(), BoxError> {
+    let (mut last, mut looked) = (None, None);
     loop {
+        if looked.is_none_or(|at: Instant| at.elapsed() >= TERM) {
+            looked = Some(Instant::now());
+            let term = store.term().await;
+            if let Some(term) = term.filter(|_| term != last) {
+                home.record(Kind::Elected { term });
+                last = Some(term);
+            }
+        }
         let asked = Stamp::now();
         if store.serves().await == Some(true) {
             home.record(Kind::Served { asked });

@@ -21,6 +21,8 @@ pub(crate) struct History {
     pub(crate) removals: Vec<Removal>,
     /// From when the store was stopped to go back until it was healthy again.
     pub(crate) returns: Vec<Span>,
+    /// When an election was noticed.
+    pub(crate) elections: Vec<Instant>,
     /// What the store was asked last, and answered, on a way that no fault touches.
     served: Option<Instant>,
 }
@@ -144,6 +146,7 @@ impl History {
             troubles: Vec::new(),
             removals: Vec::new(),
             returns: Vec::new(),
+            elections: Vec::new(),
             served: None,
         };
         for event in &events {
@@ -173,6 +176,7 @@ impl History {
                 let silent = Span { from: self.served.replace(*asked).unwrap_or(*asked), to: at };
                 self.outages.extend((silent.length() > SILENT).then_some(silent));
             }
+            Kind::Elected { .. } => self.elections.push(at),
             Kind::WentBack => self.returns.push(Span { from: at, to: never }),
             Kind::Paused { process } => self.absences.entry(*process).or_default().push(Span { from: at, to: never }),
             Kind::Resumed { process } => {

@@ -82,6 +82,7 @@ fn label(kind: &Kind) -> Option<&'static str> {
         Kind::Refused { .. } => "stale tokens refused",
         Kind::Incremented { .. } => "increments",
         Kind::Seen { .. } => "looks at entries in the store",
+        Kind::Elected { .. } => "elections, at least",
         Kind::WentBack => "times that the store went back",
         Kind::Removed { .. } => "held entries removed",
         Kind::Ended { error: Some(_), .. } => "failed releases",
@@ -110,7 +111,7 @@ pub(crate) fn slice(history: &History, violation: &Violation) {
 }
 
 fn is_routine(kind: &Kind) -> bool {
-    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. } | Kind::Served { .. })
+    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. } | Kind::Served { .. } | Kind::Elected { .. })
 }
 
 fn describe(kind: &Kind, origin: Instant) -> String {

@@ -31,6 +31,10 @@ pub(crate) trait Store: Debug + Send + Sync {
     async fn serves(&self) -> Option<bool> {
         None
     }
+    /// A number that every election changes, if it has any.
+    async fn term(&self) -> Option<u64> {
+        None
+    }
     /// Does what an operator does to a store that works, and takes back after a while what takes something away.
     async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError>;
     /// Keeps what [`put_back`](Self::put_back) needs, while the store works.

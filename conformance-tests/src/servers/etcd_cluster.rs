@@ -56,6 +56,7 @@ struct Member {
 #[derive(Debug)]
 struct Status {
     leader: String,
+    term: u64,
     version: String,
 }
 
@@ -247,6 +248,20 @@ impl EtcdCluster {
         false
     }
 
+    /// The latest term that a member knows of, which every election makes larger.
+    ///
+    /// # Errors
+    ///
+    /// If no member answers now.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn term(&self) -> io::Result<u64> {
+        let term = |cluster: &Self| cluster.statuses().into_iter().flatten().map(|status| status.term).max();
+        self.blocking(move |cluster| term(cluster).ok_or_else(|| io::Error::other("no member says its term"))).await
+    }
+
     async fn leader_where(&self, wanted: impl Fn(usize) -> bool + Send + 'static) -> io::Result<usize> {
         self.blocking(move |cluster| {
             let found = poll(START_LIMIT, || cluster.current_leader().filter(|leader| wanted(*leader)));
@@ -311,7 +326,8 @@ impl Member {
         if let Some(id) = text(&answer["header"]["member_id"]) {
             let _ = self.id.set(id);
         }
-        Some(Status { leader: text(&answer["leader"])?, version: text(&answer["version"])? })
+        let term = text(&answer["raftTerm"])?.parse().ok()?;
+        Some(Status { leader: text(&answer["leader"])?, term, version: text(&answer["version"])? })
     }
 }
 

@@ -11,6 +11,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The store looks for expired leases from time to time, and elects in between.
 const EXPIRY: Duration = Duration::from_secs(3);
+/// How long after an election somebody looks.
+const NOTICED: Duration = Duration::from_secs(2);
 
 /// While somebody waits, a lock is not free for long, unless an entry of a process that is stopped or dead may be in the way. Where
 /// waiters are told, and all has been well for a while, it is not free for so long that the end of a lease could have told them.
@@ -51,18 +53,22 @@ fn waits(history: &History, register: u32) -> Vec<Span> {
 }
 
 /// When an entry of somebody who does not act may be in the queue, or requests cannot be served: from a kill or a pause until the
-/// lease has run out; a new leader lets it begin again. What comes back with a store that goes back is nobody's, either.
+/// lease has run out; a new leader lets it begin again. With a store that goes back it comes back.
 fn excuses(history: &History, register: u32) -> Vec<Span> {
-    let inactive = history.inactivity().map(|(process, span)| (history.longest_ttl(register, Some(process), span), span));
-    let anybody = Span { from: Instant(0), to: Instant(u64::MAX) };
-    let returns = history.returns.iter().map(|span| (history.longest_ttl(register, None, anybody), *span));
+    let ttl = |process, span| history.longest_ttl(register, Some(process), span).unwrap_or_default();
+    let mut inactive: Vec<_> = history.inactivity().map(|(process, span)| (ttl(process, span), span)).collect();
+    for span in &history.returns {
+        let back = Span { from: span.to, to: span.to };
+        let dead = inactive.iter().filter(|(ttl, gone)| gone.from <= span.from && gone.from.plus(*ttl * 2) >= span.from);
+        let come_back: Vec<_> = dead.map(|(ttl, _)| (*ttl, back)).collect();
+        inactive.extend(come_back);
+    }
     let mut spans = history.outages.clone();
-    for (ttl, Span { from, to }) in inactive.chain(returns) {
-        let ttl = ttl.unwrap_or_default();
+    for (ttl, Span { from, to }) in inactive {
         let mut until = from.plus(ttl + EXPIRY);
-        for trouble in &history.troubles {
-            if trouble.to >= from && trouble.from <= until {
-                until = until.max(trouble.to.plus(ttl + EXPIRY));
+        for election in history.elections.iter().filter(|at| **at >= from) {
+            if *election <= until.plus(NOTICED) {
+                until = until.max(election.plus(ttl + EXPIRY));
             }
         }
         // One that goes on clears up behind itself.
@@ -138,9 +144,19 @@ mod tests {
     #[test]
     fn and_for_another_one_with_each_new_leader() {
         let killed = || Story::default().asks(0, 3, 3).then(2, 0, Kind::Killed { process: 3 });
-        waits_until(member(killed(), 9_000, 12_000), 39_000).keeps(check);
-        waits_until(member(killed(), 9_000, 12_000), 41_000).breaks(check, "was free");
+        let elected = |millis| killed().then(millis, 0, Kind::Elected { term: 2 });
+        waits_until(elected(12_000), 39_000).keeps(check);
+        waits_until(elected(12_000), 41_000).breaks(check, "was free");
         // By then the lease had run out.
-        waits_until(member(killed(), 14_000, 16_000), 30_000).breaks(check, "was free");
+        waits_until(elected(16_000), 30_000).breaks(check, "was free");
+        waits_until(member(killed(), 9_000, 12_000), 39_000).breaks(check, "was free");
+    }
+
+    #[test]
+    fn only_an_entry_of_the_dead_comes_back_with_the_store() {
+        waits_until(Story::default().goes_back(6_000, 7_000), 23_000).breaks(check, "was free");
+        let killed = || Story::default().asks(0, 3, 3).then(2, 0, Kind::Killed { process: 3 });
+        waits_until(killed().goes_back(9_000, 12_000), 39_000).keeps(check);
+        waits_until(killed().goes_back(9_000, 12_000), 41_000).breaks(check, "was free");
     }
 }

@@ -234,6 +234,10 @@ impl Store for Etcd {
         Some(self.cluster.serves().await)
     }
 
+    async fn term(&self) -> Option<u64> {
+        self.cluster.term().await.ok()
+    }
+
     async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError> {
         match act {
             Act::Compact => self.compact().await,
