@@ -74,6 +74,10 @@ pub enum Need {
     Freeze,
     /// [`Harness::restart`](crate::Harness::restart), on an isolated store.
     Restart,
+    /// [`Harness::stop`](crate::Harness::stop), on an isolated store.
+    Stop,
+    /// A store whose servers do not take over from each other: nobody waits for one longer than a TTL.
+    NoFailover,
     /// [`Harness::delay_replies`](crate::Harness::delay_replies), on an isolated store.
     DelayReplies,
     /// [`Harness::remove_entry`](crate::Harness::remove_entry).

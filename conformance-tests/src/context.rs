@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{AcquireOptions, Capabilities, DistributedLock, LockName};
+use lock_core::{AcquireOptions, Capabilities, DistributedLock, LockError, LockName};
 use tokio::time::Instant;
 
 use crate::{
@@ -76,6 +76,11 @@ impl Ctx {
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Stop> {
+        Ok(self.connect_now().await?)
+    }
+
+    /// With the backend's own error.
+    pub(crate) async fn connect_now(&self) -> Result<Client, LockError> {
         let client = self.harness.connect().await?;
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&client));
         Ok(client)
@@ -101,6 +106,10 @@ impl Ctx {
 
     pub(crate) async fn thaw(&self) -> Outcome {
         Ok(self.harness.thaw().await?)
+    }
+
+    pub(crate) async fn stop(&self) -> Outcome {
+        able(self.harness.stop().await?, Need::Stop)
     }
 
     pub(crate) async fn restart(&self) -> Outcome {

@@ -114,6 +114,16 @@ pub trait Harness: Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Kills the store, so that connecting to it fails; [`restart`](Self::restart) starts it again. `false` if this harness
+    /// cannot. Called on [`isolated`](Self::isolated) harnesses only.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed.
+    async fn stop(&self) -> Result<bool, LockError> {
+        Ok(false)
+    }
+
     /// Kills the store without a chance to clean up and starts it again on the same data and address; `false` if this
     /// harness cannot. Called on [`isolated`](Self::isolated) harnesses only.
     ///

@@ -16,7 +16,7 @@ pub enum ErrorKind {
     UnknownScheme,
     /// The backend does not offer what was asked for; see [`Capabilities`](crate::Capabilities).
     Unsupported,
-    /// The wait ended before the lock was free. Nothing is held, and what was queued is being removed.
+    /// The wait ended before the lock was free, while the store answered. Nothing is held, and what was queued is being removed.
     TimedOut,
     /// The guard's acquisition had ended before: expired, removed, or past its maximum hold.
     Lost,

@@ -39,7 +39,8 @@ pub trait DistributedLockExt: DistributedLock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire), and [`TimedOut`](crate::ErrorKind::TimedOut).
+    /// As [`acquire`](Self::acquire), and [`TimedOut`](crate::ErrorKind::TimedOut): somebody else held the lock. A store that
+    /// does not answer is [`Unavailable`](crate::ErrorKind::Unavailable).
     ///
     /// # Cancel safety
     ///

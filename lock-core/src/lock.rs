@@ -21,12 +21,18 @@ pub trait DistributedLock: Debug + Send + Sync + 'static {
 
     /// Waits until the lock is free and takes it.
     ///
+    /// An outage of the store does not end the wait as long as the place in the queue may still be good: until the store
+    /// has not answered for one TTL, or for as long as one request may take if that is more. (Redis with sentinels or as a
+    /// cluster: a minute at least, for a failover takes its time.) After a shorter outage the wait goes on, at the end of the
+    /// queue if the place has been lost.
+    ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut) when [`AcquireOptions::with_timeout`] has passed,
-    /// [`InvalidOptions`](crate::ErrorKind::InvalidOptions) or [`Unsupported`](crate::ErrorKind::Unsupported) for
-    /// options that the backend cannot honour, [`Unavailable`](crate::ErrorKind::Unavailable) and the like from the
-    /// store. After an error nothing is held: what may have taken effect is undone in the background.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when [`AcquireOptions::with_timeout`] has passed and the lock was held by
+    /// somebody else. [`Unavailable`](crate::ErrorKind::Unavailable), with the last failure as its cause, when the store
+    /// did not answer: an outage never looks like contention. [`InvalidOptions`](crate::ErrorKind::InvalidOptions) or
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for options that the backend cannot honour, and what else the store
+    /// refuses, at once. After an error nothing is held: what may have taken effect is undone in the background.
     ///
     /// # Cancel safety
     ///
@@ -39,7 +45,8 @@ pub trait DistributedLock: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`acquire_with`](Self::acquire_with), without `TimedOut`.
+    /// As [`acquire_with`](Self::acquire_with), without `TimedOut`; `Unavailable` when the store has not answered for as long
+    /// as a request may take.
     ///
     /// # Cancel safety
     ///

@@ -62,6 +62,11 @@ impl AcquireOptions {
     }
 
     /// How long to wait for the lock, more than zero; default: without a bound. `try_acquire` ignores it.
+    ///
+    /// When it has passed the error is [`TimedOut`](ErrorKind::TimedOut) if somebody else held the lock, and then names
+    /// the holder where that is known. It is [`Unavailable`](ErrorKind::Unavailable), with the store's last failure as its
+    /// cause, if the store never answered, or not since it failed, or not for longer than a request may take. An
+    /// [outage](crate::DistributedLock::acquire_with) of a TTL ends the wait earlier.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

@@ -1,12 +1,18 @@
 use std::{
     fmt,
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use etcd_client::{Client, ConnectOptions, Error as EtcdError, Txn, TxnResponse};
-use lock_core::{ErrorKind, LockError, backend::Tasks};
+use lock_core::{
+    ErrorKind, LockError,
+    backend::{Clock, Contact, Tasks},
+};
 use tokio::{
     sync::{OnceCell, watch},
     time::{Instant, timeout},
@@ -23,6 +29,7 @@ pub(crate) struct Cluster {
     current: AtomicUsize,
     moved: watch::Sender<usize>,
     times: Times,
+    contact: Arc<Contact>,
 }
 
 /// How long requests may take.
@@ -74,6 +81,7 @@ impl Cluster {
             current: AtomicUsize::new(first),
             moved: watch::Sender::new(first),
             times,
+            contact: Contact::new(Clock::Suspend),
         }
     }
 
@@ -83,7 +91,8 @@ impl Cluster {
         let client = OnceCell::new_with(Some(client));
         let (options, client_of_fallback) = (ConnectOptions::new(), client.clone());
         let member = Member { endpoint: "the given client".into(), options, client, client_of_fallback, home: home.clone() };
-        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times }
+        let contact = Contact::new(Clock::Suspend);
+        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times, contact }
     }
 
     /// The member to talk to, and a client for it.
@@ -95,6 +104,16 @@ impl Cluster {
     /// How long one attempt of a request may take.
     pub(crate) fn attempt_limit(&self) -> Duration {
         self.times.attempt()
+    }
+
+    /// How long a request may take, retries included.
+    pub(crate) fn request_limit(&self) -> Duration {
+        self.times.request
+    }
+
+    /// Whether the members answer.
+    pub(crate) fn contact(&self) -> &Arc<Contact> {
+        &self.contact
     }
 
     /// Tells when requests move on to another member, so that streams follow.
@@ -154,8 +173,12 @@ impl Cluster {
             let at = self.current.load(Ordering::Relaxed);
             let attempt = async { request(self.members[at].client().await?).await.map_err(Failure::from) };
             let limit = attempt_limit.min(give_up.saturating_duration_since(Instant::now()));
+            self.contact.asked();
             let mut failure = match timeout(limit, attempt).await {
-                Ok(Ok(answer)) => return Ok(Answered { answer, doubtful }),
+                Ok(Ok(answer)) => {
+                    self.contact.answered();
+                    return Ok(Answered { answer, doubtful });
+                }
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     doubtful = true;
@@ -163,6 +186,10 @@ impl Cluster {
                     reason.take().unwrap_or_else(Failure::timeout)
                 }
             };
+            match failure.transient {
+                true => self.contact.failed(&failure.error),
+                false => self.contact.answered(),
+            }
             doubtful |= failure.error.is_indeterminate();
             if failure.transient && Instant::now() + pause < give_up {
                 self.move_on(at);

@@ -1,10 +1,10 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, TxnOp};
 use lock_core::{
     AcquireOptions, Capabilities, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName, Operation, Terms,
-    backend::bounded,
+    backend::{Patience, bounded},
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     keys::Prefix,
     note::Note,
     queue::Verdict,
-    view::Seen,
+    view::{Seen, Waiter},
 };
 
 /// Locks in etcd.
@@ -52,16 +52,21 @@ impl EtcdLock {
         self.0.residue()
     }
 
-    async fn acquire(&self, name: &LockName, terms: &Terms) -> Result<LockGuard, LockError> {
+    async fn acquire(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
         loop {
-            // `None`: the entry or its lease was lost while it waited. The wait goes on with a new entry.
-            if let Some(guard) = self.queue(name, terms).await? {
-                return Ok(guard);
+            match self.queue(name, terms, patience).await {
+                Ok(Some(guard)) => return Ok(guard),
+                // The entry or its lease was lost while it waited. The wait goes on with a new entry.
+                Ok(None) => {}
+                Err(failure) => {
+                    patience.failed(failure)?;
+                    tokio::time::sleep(OUTAGE_PAUSE.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                }
             }
         }
     }
 
-    async fn queue(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
+    async fn queue(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<Option<LockGuard>, LockError> {
         let core = &self.0;
         let session = core.sessions.session(terms).await?;
         let look = core.views.look(name);
@@ -69,15 +74,21 @@ impl EtcdLock {
             Err(error) if error.kind() == ErrorKind::Lost => return Ok(None),
             claim => claim?,
         };
+        patience.answered();
         let seen = match std::mem::replace(&mut claim.glance, Glance::None) {
             Glance::Owner { revision } => return hold(claim, revision, terms).await,
-            Glance::Near(snapshot) => Seen::All(snapshot),
+            Glance::Near(snapshot) => {
+                if let Some((key, created)) = snapshot.entries.iter().min_by_key(|(_, created)| *created) {
+                    patience.held_by(&claim.entry.prefix.owner(key, *created), None);
+                }
+                Seen::All(snapshot)
+            }
             Glance::Deep { older } => Seen::Far { older },
             Glance::None => Seen::None,
         };
-        let mut waiter = core.views.join(name, &claim.entry, seen);
+        let mut waiter = Waiting { waiter: core.views.join(name, &claim.entry, seen), patience };
         let verdict = tokio::select! {
-            verdict = waiter.verdict() => verdict?,
+            verdict = waiter.waiter.verdict() => verdict?,
             () = session.lease().ended().cancelled() => return Ok(None),
         };
         // Before the entry's key may be used again, for waiters are known by their keys.
@@ -156,7 +167,7 @@ impl EtcdLock {
         alone.then(|| FencingToken::new(created.unsigned_abs()))
     }
 
-    async fn expiry(&self, lease: i64) -> Result<Option<std::time::Duration>, LockError> {
+    async fn expiry(&self, lease: i64) -> Result<Option<Duration>, LockError> {
         if lease == 0 {
             return Ok(None);
         }
@@ -165,7 +176,7 @@ impl EtcdLock {
             async move { leases.time_to_live(lease, None).await }
         });
         let left = answer.await.map_err(|failure| failure.error)?.ttl();
-        Ok(u64::try_from(left).ok().map(std::time::Duration::from_secs))
+        Ok(u64::try_from(left).ok().map(Duration::from_secs))
     }
 
     async fn force(&self, name: &LockName) -> Result<bool, LockError> {
@@ -183,6 +194,23 @@ impl EtcdLock {
     }
 }
 
+/// A wait that names the holder if it ends in vain.
+struct Waiting<'a> {
+    waiter: Waiter,
+    patience: &'a Patience,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(holder) = self.waiter.holder() {
+            self.patience.held_by(&holder, None);
+        }
+    }
+}
+
+/// After all the attempts of one request.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl DistributedLock for EtcdLock {
@@ -193,7 +221,9 @@ impl DistributedLock for EtcdLock {
     async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
         let context = |error: LockError| error.during(Operation::Acquire).on(BACKEND).of(name);
         let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
-        bounded(&self.0.holds, terms.timeout, self.acquire(name, &terms)).await.map_err(context)
+        let cluster = &self.0.cluster;
+        let patience = Patience::new(Arc::clone(cluster.contact()), &terms, cluster.request_limit());
+        bounded(&self.0.holds, Some(&patience), self.acquire(name, &terms, &patience)).await.map_err(context)
     }
 
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {

@@ -79,6 +79,11 @@ impl Queue {
         self.waiting.remove(&created);
     }
 
+    /// The oldest entry, if all that are older than its waiters' are known.
+    pub(crate) fn holder(&self) -> Option<(i64, &str)> {
+        self.known.and(self.entries.first_key_value()).map(|(created, key)| (*created, key.as_str()))
+    }
+
     /// How many wait here.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()

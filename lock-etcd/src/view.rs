@@ -7,7 +7,7 @@ use std::{
 
 use etcd_client::{GetOptions, ResponseHeader};
 use lock_core::{
-    ErrorKind, LockError, LockName,
+    ErrorKind, LockError, LockName, OwnerId,
     backend::{Tasks, locked},
 };
 use tokio::{
@@ -418,6 +418,14 @@ impl Waiter {
     pub(crate) async fn verdict(&mut self) -> Result<Verdict, LockError> {
         let ended = || LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one");
         (&mut self.verdict).await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Waiter {
+    /// Who holds the lock, as far as is known.
+    pub(crate) fn holder(&self) -> Option<OwnerId> {
+        let state = self.view.state();
+        state.queue.holder().filter(|(created, _)| *created < self.created).map(|(created, key)| self.view.prefix.owner(key, created))
     }
 }
 

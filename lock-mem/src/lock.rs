@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, LockError, LockGuard, LockInfo, LockName, LossReason, Operation,
     Terms, TokenDurability, TtlRange,
-    backend::{Clock, Grant, Holds, Keeper, Moment, Tasks, bounded},
+    backend::{Clock, Contact, Grant, Holds, Keeper, Moment, Patience, Tasks, bounded},
 };
 
 use crate::{
@@ -140,10 +140,15 @@ impl MemLock {
         let sent = match pending.ask_now(true) {
             Some((sent, Place::Holding)) => sent,
             // Boxed, so that a lock that is free does not carry it along.
-            _ => Box::pin(bounded(&self.holds, terms.timeout, pending.wait())).await?,
+            _ => Box::pin(self.wait(&pending, &terms)).await?,
         };
         pending.granted();
         Ok(self.grant(ticket, sent, &terms))
+    }
+
+    async fn wait(&self, pending: &Pending<'_>, terms: &Terms) -> Result<Moment, LockError> {
+        let patience = Patience::new(Contact::new(Clock::Tokio), terms, REQUEST_TIMEOUT);
+        bounded(&self.holds, Some(&patience), pending.wait(&patience)).await
     }
 
     async fn try_acquire(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
@@ -197,10 +202,9 @@ impl MemLock {
 
     /// Waits for an answer as long as a client of a real store would.
     async fn answered<R: Send>(&self, request: impl Future<Output = Result<R, LockError>> + Send) -> Result<R, LockError> {
-        bounded(&self.holds, Some(REQUEST_TIMEOUT), request).await.map_err(|error| match error.kind() {
-            ErrorKind::TimedOut => LockError::new(ErrorKind::Unavailable, format!("no answer within {REQUEST_TIMEOUT:?}")),
-            _ => error,
-        })
+        let request = tokio::time::timeout(REQUEST_TIMEOUT, request);
+        let unanswered = |_| LockError::new(ErrorKind::Unavailable, format!("no answer within {REQUEST_TIMEOUT:?}"));
+        bounded(&self.holds, None, async { request.await.map_err(unanswered)? }).await
     }
 }
 

@@ -51,7 +51,7 @@ use crate::{
 ///
 /// // The next request fails.
 /// store.fail_next(1, ErrorKind::Unavailable);
-/// assert_eq!(locks.acquire("orders").await.unwrap_err().kind(), ErrorKind::Unavailable);
+/// assert_eq!(locks.try_acquire("orders").await.unwrap_err().kind(), ErrorKind::Unavailable);
 /// # Ok(())
 /// # }
 /// ```
@@ -148,7 +148,8 @@ impl MemStore {
     }
 
     /// Fails the next `requests` requests of any client with an error of this kind, before they take effect: acquire,
-    /// renewal, release, inspection. Renewals and releases are retried, as with any store. Replaces what was set before.
+    /// renewal, release, inspection. Renewals and releases are retried, and after
+    /// [`Unavailable`](ErrorKind::Unavailable) also acquires that wait, as with any store. Replaces what was set before.
     pub fn fail_next(&self, requests: u32, kind: ErrorKind) {
         self.0.faults.set_failures(requests, kind);
     }

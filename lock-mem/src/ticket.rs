@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, FencingToken, LockError, LockName, LossReason, OwnerId,
-    backend::{Clock, Entry, Lease, Moment, RenewOutcome, Renewer, locked},
+    backend::{Clock, Entry, Lease, Moment, Patience, RenewOutcome, Renewer, locked},
 };
 use tokio::sync::Notify;
 
@@ -149,14 +149,37 @@ impl<'a> Pending<'a> {
     }
 
     /// Waits until the request holds; its TTL counts from the returned instant.
-    pub(crate) async fn wait(&self) -> Result<Moment, LockError> {
+    pub(crate) async fn wait(&self, patience: &Patience) -> Result<Moment, LockError> {
+        let in_vain = OnDrop(|| self.name_holder(patience));
         loop {
-            match self.ask(true).await? {
-                (sent, Place::Holding) => return Ok(sent),
-                (_, Place::Waiting { look }) => self.until_woken(look).await,
-                (_, Place::None) => {}
+            patience.asked();
+            let answer = self.ask(true).await;
+            if answer.is_ok() {
+                patience.answered();
+            }
+            match answer {
+                Ok((sent, Place::Holding)) => {
+                    std::mem::forget(in_vain);
+                    return Ok(sent);
+                }
+                Ok((_, Place::Waiting { look })) => self.until_woken(look).await,
+                Ok((_, Place::None)) => {}
+                Err(failure) => {
+                    patience.failed(failure)?;
+                    tokio::time::sleep(TROUBLE_PAUSE).await;
+                }
             }
         }
+    }
+
+    /// For the error, if the wait ends in vain.
+    fn name_holder(&self, patience: &Patience) {
+        let Ticket { store, key, .. } = &**self.ticket;
+        store.with(key, |queue, now, wake| {
+            if let Some(holder) = queue.holder(now, wake).filter(|holder| holder.number != self.ticket.number()) {
+                patience.held_by(&owner(holder.number), holder.ticket.metadata.as_deref());
+            }
+        });
     }
 
     async fn until_woken(&self, look: Moment) {
@@ -166,6 +189,17 @@ impl<'a> Pending<'a> {
         }
     }
 }
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+/// Before a request that failed is made again.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     Suite::new("mem", |_| async { Ok(Start::Ready(Arc::new(MemHarness::default()))) })
         .with_capabilities(MemConnector.capabilities())
         .without(Need::OtherProcess, "the store is in one process")
+        .without(Need::Stop, "the store ends with its process")
         .without(Need::Restart, "the store ends with its process")
         .run()
 }

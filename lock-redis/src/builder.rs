@@ -152,9 +152,7 @@ impl RedisLockBuilder {
         self
     }
 
-    /// Longest time until a connection can be used: name resolution, TCP, TLS and log-in together; default: 5 s. An
-    /// acquisition that waits puts up with an unreachable server for twice as long, and with sentinels or a cluster for at
-    /// least a minute.
+    /// Longest time until a connection can be used: name resolution, TCP, TLS and log-in together; default: 5 s.
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self

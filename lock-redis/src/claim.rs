@@ -28,6 +28,8 @@ pub(crate) struct Claim {
     terms: Terms,
     /// Connections with a request that has taken effect, or of which that is not known.
     pending: Vec<Connection>,
+    /// Who held the lock when it was asked for last.
+    holder: Option<OwnerId>,
 }
 
 /// What the server said to one request.
@@ -50,11 +52,19 @@ pub(crate) struct Granted {
 impl Claim {
     pub(crate) fn new(core: &Arc<Core>, name: &LockName, terms: Terms) -> Self {
         let keys = Keys::new(&core.prefix, name);
-        Self { core: Arc::clone(core), name: name.clone(), keys, owner: OwnerId::random(), terms, pending: Vec::new() }
+        Self { core: Arc::clone(core), name: name.clone(), keys, owner: OwnerId::random(), terms, pending: Vec::new(), holder: None }
     }
 
     pub(crate) fn key(&self) -> &Arc<str> {
         &self.keys.lock
+    }
+
+    pub(crate) fn holder(&self) -> Option<&OwnerId> {
+        self.holder.as_ref()
+    }
+
+    pub(crate) fn owner(&self) -> &OwnerId {
+        &self.owner
     }
 
     pub(crate) fn ttl(&self) -> Duration {
@@ -78,7 +88,9 @@ impl Claim {
         if is_first && answer.as_ref().is_err_and(Failure::had_no_effect) {
             self.pending.pop();
         }
-        match scripts::parse_acquired(&answer?)? {
+        let answer = answer?;
+        self.holder = scripts::parse_holder(&answer).or_else(|| self.holder.take());
+        match scripts::parse_acquired(&answer)? {
             Ok(token) if Clock::Suspend.now() < deadline(sent, self.validity()) => {
                 Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token), handed_on_since: None }))
             }

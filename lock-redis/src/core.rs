@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use lock_core::{
     ErrorKind, LockError, LockGuard, LockName, Terms,
-    backend::{Holds, Keeper, bounded},
+    backend::{Clock, Contact, Holds, Keeper, Patience, bounded},
 };
 
 use crate::{
@@ -25,7 +25,9 @@ pub(crate) struct Core {
     pub(crate) ttl: Duration,
     /// Longest time for which a waiter relies on being told.
     pub(crate) poll: Duration,
-    /// Longest time for which an acquisition puts up with a server that cannot be reached.
+    /// Longest time for the answer to a request.
+    pub(crate) request: Duration,
+    /// Shortest time for which an acquisition puts up with a server that cannot be reached.
     pub(crate) patience: Duration,
     /// Longest time that one attempt to acquire usually takes.
     pub(crate) attempt: Duration,
@@ -40,43 +42,55 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
-        let timeout = terms.timeout;
-        bounded(&self.holds, timeout, async {
+        let patience = Patience::new(Contact::new(Clock::Suspend), &terms, self.request).at_least(self.patience);
+        bounded(&self.holds, Some(&patience), async {
             let mut claim = Claim::new(self, name, terms);
             if self.watcher.nobody_waits(claim.key()) {
+                patience.asked();
                 match self.request(&mut claim, Via::Commands).await {
                     Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await,
-                    Err(failure) if failure.kind() != ErrorKind::Unavailable => return Err(claim.error(failure)),
-                    Ok((Answer::Busy(_), _)) | Err(_) => {}
+                    Ok((Answer::Busy(_), _)) => patience.answered(),
+                    Err(failure) => patience.failed(claim.error(failure))?,
                 }
             }
+            if let Some(holder) = claim.holder() {
+                patience.held_by(holder, None);
+            }
             let place = self.watcher.join(claim.key(), Limits::new(claim.ttl(), self.attempt));
+            patience.follow(place.contact());
             // Boxed, so that a lock that is free does not carry it along.
-            Box::pin(self.wait(claim, &place)).await
+            Box::pin(self.wait(claim, &place, &patience)).await
         })
         .await
     }
 
-    async fn wait(&self, mut claim: Claim, place: &Place) -> Result<LockGuard, LockError> {
+    async fn wait(&self, mut claim: Claim, place: &Place, patience: &Patience) -> Result<LockGuard, LockError> {
         let mut trouble = Backoff::in_trouble();
         loop {
             let turn = place.turn().await;
             let via = if turn.prompt.is_some() { Via::Commands } else { Via::Tracking };
-            match self.request(&mut claim, via).await {
+            patience.asked();
+            let answer = self.request(&mut claim, via).await;
+            if answer.is_ok() {
+                patience.answered();
+            }
+            match answer {
                 Ok((Answer::Granted(mut granted), used)) => {
+                    place.contact().held_by(claim.owner(), None);
                     self.found(place, turn, &used, Some(claim.ttl()), UNHEARD_LOOK);
                     granted.handed_on_since = turn.prompt;
                     return self.confirmed(claim, granted, &used.connection).await;
                 }
                 Ok((Answer::Busy(expires_in), used)) => {
                     trouble = Backoff::in_trouble();
+                    if let Some(holder) = claim.holder() {
+                        place.contact().held_by(holder, None);
+                    }
                     // If the release was on its way somebody else was faster: at once over the tracking link.
                     self.found(place, turn, &used, expires_in, Duration::ZERO);
                 }
                 Err(failure) => {
-                    if place.gives_up(failure.kind(), self.patience) {
-                        return Err(claim.error(failure));
-                    }
+                    patience.failed(claim.error(failure))?;
                     place.pause(trouble.pause());
                 }
             }

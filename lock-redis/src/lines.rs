@@ -37,8 +37,6 @@ struct Line<W> {
     next_try: Option<Moment>,
     /// After a failure: no attempt before this, whatever is reported.
     pause: Option<Moment>,
-    /// Since when every attempt has failed: who becomes head in between does not start to count anew.
-    trouble: Option<Moment>,
     /// Since when the head's attempt has been on its way.
     trying: Option<Moment>,
     /// When somebody behind the head first saw that it was due; cleared by whatever the head does.
@@ -179,7 +177,7 @@ impl<W: Clone> Lines<W> {
     pub(crate) fn taken(&mut self, key: &str, ticket: Ticket, turn: Turn, now: Moment, expires_in: Option<Duration>, poll: Duration) {
         let Some(line) = self.headed(key, ticket) else { return };
         line.next_try = (turn.reports == line.reports).then(|| now + pause(expires_in, poll));
-        (line.pause, line.trouble, line.unheard) = (None, None, false);
+        (line.pause, line.unheard) = (None, false);
         line.head_acts(None);
     }
 
@@ -197,19 +195,14 @@ impl<W: Clone> Lines<W> {
         // What the server reported while a release and the attempt were on their way was the release.
         let told = if turn.prompt.is_some() { line.prompt.is_some() } else { turn.reports != line.reports };
         line.next_try = (!told).then(|| now + pause(expires_in, poll));
-        (line.pause, line.trouble, line.unheard) = (None, None, true);
+        (line.pause, line.unheard) = (None, true);
         line.head_acts(None);
-    }
-
-    /// The head's attempt failed, as all have since `since`, or since earlier ones of the line.
-    pub(crate) fn trouble(&mut self, key: &str, ticket: Ticket, since: Moment) -> Moment {
-        self.headed(key, ticket).map_or(since, |line| *line.trouble.get_or_insert(since))
     }
 
     /// The head's attempt was answered, and says nothing of who holds the lock.
     pub(crate) fn answered(&mut self, key: &str, ticket: Ticket) {
         if let Some(line) = self.headed(key, ticket) {
-            (line.next_try, line.pause, line.trouble) = (None, None, None);
+            (line.next_try, line.pause) = (None, None);
             line.head_acts(None);
         }
     }
@@ -247,17 +240,7 @@ impl<W: Clone> Lines<W> {
 
 impl<W: Clone> Line<W> {
     fn new() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            reports: 0,
-            unheard: false,
-            prompt: None,
-            next_try: None,
-            pause: None,
-            trouble: None,
-            trying: None,
-            seen_due: None,
-        }
+        Self { queue: VecDeque::new(), reports: 0, unheard: false, prompt: None, next_try: None, pause: None, trying: None, seen_due: None }
     }
 
     fn place(&self, ticket: Ticket) -> Option<usize> {

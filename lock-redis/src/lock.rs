@@ -116,14 +116,14 @@ impl RedisLock {
             _ => None,
         };
         let renewer = RedisRenewer { servers: Arc::clone(&servers), replicas: replicas.clone() };
-        let patience = timeouts.connect * 2;
         let core = Core {
             validity: settings.validity(),
             prefix: settings.prefix,
             ttl: settings.ttl,
             poll: settings.poll_interval,
             attempt: timeouts.attempt(),
-            patience: if servers.fail_over() { patience.max(FAILOVER_PATIENCE) } else { patience },
+            request: timeouts.response,
+            patience: if servers.fail_over() { FAILOVER_PATIENCE } else { Duration::ZERO },
             watcher: Watcher::new(news, home.clone()),
             keeper: Keeper::new(lock_core::backend::Clock::Suspend, renewer, home),
             holds,

@@ -28,7 +28,7 @@ end
     };
 }
 
-/// `owner, ttl in ms, companion's ttl in ms, metadata, track[, floor]` -> `{1, token}`, or `{0, holder's PTTL}`.
+/// `owner, ttl in ms, companion's ttl in ms, metadata, track[, floor]` -> `{1, token}`, or `{0, holder's PTTL, holder}`.
 ///
 /// - A repeated request finds its own owner id: it extends the lease, so that the deadline counts from the repetition,
 ///   and returns the token that was minted.
@@ -45,7 +45,7 @@ if not fresh then
   local holder = redis.pcall('GET', KEYS[1])",
         unless_foreign!(),
         r"
-  if holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
+  if holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), holder or ''} end
 end
 local token = false
 if not fresh then
@@ -193,8 +193,19 @@ pub(crate) fn parse_acquired(answer: &Value) -> Result<Result<u64, Option<Durati
     let Value::Array(parts) = answer else { return Err(unexpected()) };
     match parts.as_slice() {
         [Value::Int(1), token] => Ok(Ok(number(token).ok_or_else(unexpected)?)),
-        [Value::Int(0), Value::Int(pttl)] => Ok(Err(u64::try_from(*pttl).ok().map(Duration::from_millis))),
+        [Value::Int(0), Value::Int(pttl), Value::BulkString(_)] => Ok(Err(u64::try_from(*pttl).ok().map(Duration::from_millis))),
         _ => Err(unexpected()),
+    }
+}
+
+/// Who holds the lock that [`ACQUIRE`] did not get.
+pub(crate) fn parse_holder(answer: &Value) -> Option<OwnerId> {
+    match answer {
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::Int(0), _, Value::BulkString(holder)] if !holder.is_empty() => Some(OwnerId::new(readable(holder))),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -239,7 +250,7 @@ fn number(value: &Value) -> Option<u64> {
 }
 
 /// Other libraries write bytes of any kind: those that are not text are shown in hexadecimal digits.
-fn readable(value: &[u8]) -> String {
+pub(crate) fn readable(value: &[u8]) -> String {
     match str::from_utf8(value) {
         Ok(text) => text.to_owned(),
         Err(_) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -263,9 +274,10 @@ mod tests {
     fn acquired_or_busy() {
         let granted = Value::Array(vec![Value::Int(1), bulk("1795212345678901")]);
         assert_eq!(parse_acquired(&granted).unwrap(), Ok(1_795_212_345_678_901));
-        let busy = |pttl| Value::Array(vec![Value::Int(0), Value::Int(pttl)]);
+        let busy = |pttl| Value::Array(vec![Value::Int(0), Value::Int(pttl), bulk("me")]);
         assert_eq!(parse_acquired(&busy(1500)).unwrap(), Err(Some(Duration::from_millis(1500))));
         assert_eq!(parse_acquired(&busy(-1)).unwrap(), Err(None), "no TTL");
+        assert_eq!((parse_holder(&busy(1)), parse_holder(&granted)), (Some(OwnerId::new("me")), None));
         for garbage in [Value::Nil, Value::Okay, bulk("x"), Value::Array(vec![]), Value::Array(vec![Value::Int(1), bulk("x")])] {
             assert!(parse_acquired(&garbage).is_err(), "{garbage:?}");
         }

@@ -1,14 +1,15 @@
 use std::{
+    collections::HashMap,
     fmt::{self, Debug},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lock_core::{
-    ErrorKind, LossReason, OwnerId,
-    backend::{Clock, LossTrigger, Moment, Tasks, locked},
+    LossReason, OwnerId,
+    backend::{Clock, Contact, LossTrigger, Moment, Tasks, locked},
 };
 use redis::Value;
 use tokio::{sync::Notify, task::JoinHandle};
@@ -33,6 +34,8 @@ pub(crate) struct Watcher {
 /// What waiters and guards want to be told; the tracking link's listener.
 pub(crate) struct News {
     lines: Mutex<Lines<Arc<Notify>>>,
+    /// What the heads of the lines hear of the server, for all who wait.
+    contacts: Mutex<HashMap<Arc<str>, Weak<Contact>>>,
     held: Mutex<Watched>,
     wake: Notify,
 }
@@ -55,12 +58,20 @@ const CLOCK: Clock = Clock::Suspend;
 impl News {
     pub(crate) fn new() -> Arc<Self> {
         let held = Watched { held: Held::new(), asleep_until: None };
-        Arc::new(Self { lines: Mutex::new(Lines::new()), held: Mutex::new(held), wake: Notify::new() })
+        Arc::new(Self { lines: Mutex::new(Lines::new()), contacts: Mutex::default(), held: Mutex::new(held), wake: Notify::new() })
     }
 
     /// What a report means to the guards of a key, whose waiters are not told.
     pub(crate) fn changed_for_holders(&self, key: &str) {
         self.update_held(|held| held.changed(key, CLOCK.now()));
+    }
+
+    /// One for all who wait for the key at the same time.
+    fn contact(&self, key: &Arc<str>) -> Arc<Contact> {
+        let mut contacts = locked(&self.contacts);
+        let contact = contacts.get(key).and_then(Weak::upgrade).unwrap_or_else(|| Contact::new(CLOCK));
+        contacts.insert(Arc::clone(key), Arc::downgrade(&contact));
+        contact
     }
 
     fn update_held(&self, update: impl FnOnce(&mut Held<LossTrigger>)) {
@@ -115,7 +126,7 @@ impl Watcher {
     pub(crate) fn join(&self, key: &Arc<str>, limits: Limits) -> Place {
         let woken = Arc::new(Notify::new());
         let ticket = locked(&self.news.lines).join(key, Arc::clone(&woken), limits);
-        Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken, limits }
+        Place { news: Arc::clone(&self.news), key: Arc::clone(key), ticket, woken, limits, contact: self.news.contact(key) }
     }
 
     /// A holder of this client tells the next one of its release; see [`Lines::released`].
@@ -160,6 +171,7 @@ pub(crate) struct Place {
     ticket: Ticket,
     woken: Arc<Notify>,
     limits: Limits,
+    contact: Arc<Contact>,
 }
 
 impl Place {
@@ -190,11 +202,9 @@ impl Place {
         locked(&self.news.lines).taken_unheard(&self.key, self.ticket, turn, CLOCK.now(), expires_in, poll);
     }
 
-    /// Whether to give up after one more failed attempt: it will not pass, or those of this line have failed for too long.
-    pub(crate) fn gives_up(&self, failed: ErrorKind, patience: Duration) -> bool {
-        let now = CLOCK.now();
-        let since = || locked(&self.news.lines).trouble(&self.key, self.ticket, now);
-        failed != ErrorKind::Unavailable || now.saturating_since(since()) >= patience
+    /// What the line hears of the server.
+    pub(crate) fn contact(&self) -> Arc<Contact> {
+        Arc::clone(&self.contact)
     }
 
     /// The trouble of this line is over; the head goes on at once.
@@ -212,6 +222,11 @@ impl Drop for Place {
         let next = locked(&self.news.lines).leave(&self.key, self.ticket);
         if let Some(next) = next {
             next.notify_one();
+        }
+        // Under the lines' lock: whoever joins after this finds none.
+        let lines = locked(&self.news.lines);
+        if lines.is_empty(&self.key) {
+            locked(&self.news.contacts).remove(&self.key);
         }
     }
 }

@@ -88,6 +88,10 @@ impl Store for One {
         self.server()?.thaw().map_err(trouble)
     }
 
+    fn stop(&self) -> Result<bool, LockError> {
+        self.server()?.kill().map(|()| true).map_err(trouble)
+    }
+
     async fn restart(&self) -> Result<(), LockError> {
         self.server()?.restart().await.map_err(trouble)
     }

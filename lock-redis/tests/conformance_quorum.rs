@@ -17,6 +17,7 @@ use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, t
 
 fn main() -> ExitCode {
     let suite = Suite::new("redis quorum", start).with_capabilities(quorum_capabilities());
+    let suite = suite.without(Need::Stop, "its servers are stopped one by one in tests of their own");
     suite.without(Need::EvictWaiters, "a waiter has no entry in the store").run()
 }
 

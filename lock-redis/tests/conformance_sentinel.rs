@@ -16,6 +16,7 @@ use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, t
 
 fn main() -> ExitCode {
     let suite = Suite::new("redis sentinel", start).with_capabilities(capabilities());
+    let suite = suite.without(Need::Stop, "what is down is taken over").without(Need::NoFailover, "a failover is waited for a minute");
     suite.without(Need::EvictWaiters, "a waiter has no entry in the store").run()
 }
 

@@ -10,6 +10,7 @@ mod leaks;
 mod loss;
 mod names;
 mod order;
+mod outage;
 mod release;
 mod renewal;
 mod runtimes;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         shutdown::CASES,
         runtimes::CASES,
         waiting::CASES,
+        outage::CASES,
         cancellation::CASES,
         renewal::CASES,
         loss::CASES,

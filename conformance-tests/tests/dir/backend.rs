@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
     Operation, OwnerId, Terms, TokenDurability,
-    backend::{Clock, Entry, Grant, Holds, Keeper, RenewOutcome, Renewer, Tasks, bounded},
+    backend::{Clock, Contact, Entry, Grant, Holds, Keeper, Patience, RenewOutcome, Renewer, Tasks, bounded},
 };
 
 use crate::table::Table;
@@ -49,28 +49,38 @@ impl DirLock {
         options.resolve(&self.capabilities(), Duration::from_secs(30))
     }
 
-    fn take(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
+    /// The guard, or who has the lock.
+    fn take(&self, name: &LockName, terms: &Terms) -> Result<Result<LockGuard, OwnerId>, LockError> {
         let sent = Clock::Suspend.now();
         let owner = OwnerId::random();
-        let token = Table::with(&self.directory, |table, now| {
-            if table.held(name.as_str(), now).is_some() {
-                return None;
+        let taken = Table::with(&self.directory, |table, now| {
+            if let Some(holder) = table.held(name.as_str(), now).and_then(|row| row.owner.as_deref()) {
+                return Err(OwnerId::new(holder));
             }
             let row = table.row(name.as_str());
             (row.token, row.owner, row.expires) = (row.token + 1, Some(owner.to_string()), now + terms.ttl);
-            Some(FencingToken::new(row.token))
+            Ok(FencingToken::new(row.token))
         });
-        let Some(token) = token.map_err(unavailable)? else { return Ok(None) };
+        let token = match taken.map_err(unavailable)? {
+            Ok(token) => token,
+            Err(holder) => return Ok(Err(holder)),
+        };
         let held = Held { directory: self.directory.clone(), name: name.clone(), owner: owner.clone(), ttl: terms.ttl };
         let (lease, keep) = self.keeper.keep(Arc::new(held.clone()), sent, terms.ttl, terms);
         let entry = Arc::new(held);
-        Ok(Some(self.holds.grant(Grant { name: name.clone(), owner, token: Some(token), lease, keep: Some(keep), entry })))
+        Ok(Ok(self.holds.grant(Grant { name: name.clone(), owner, token: Some(token), lease, keep: Some(keep), entry })))
     }
 
-    async fn wait(&self, name: &LockName, terms: &Terms) -> Result<LockGuard, LockError> {
+    async fn wait(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
         loop {
-            if let Some(guard) = self.take(name, terms)? {
-                return Ok(guard);
+            patience.asked();
+            match self.take(name, terms) {
+                Ok(Ok(guard)) => return Ok(guard),
+                Ok(Err(holder)) => {
+                    patience.answered();
+                    patience.held_by(&holder, None);
+                }
+                Err(failure) => patience.failed(failure)?,
             }
             tokio::time::sleep(POLL.mul_f64(0.5 + rand::random::<f64>())).await;
         }
@@ -85,7 +95,10 @@ impl DistributedLock for DirLock {
 
     async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
         let acquired = match self.terms(options) {
-            Ok(terms) => bounded(&self.holds, terms.timeout, self.wait(name, &terms)).await,
+            Ok(terms) => {
+                let patience = Patience::new(Contact::new(Clock::Suspend), &terms, Duration::from_secs(1));
+                bounded(&self.holds, Some(&patience), self.wait(name, &terms, &patience)).await
+            }
             Err(error) => Err(error),
         };
         acquired.map_err(|error| error.during(Operation::Acquire).on("dir").of(name))
@@ -93,7 +106,7 @@ impl DistributedLock for DirLock {
 
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
         let taken = self.terms(options).and_then(|terms| self.take(name, &terms));
-        taken.map_err(|error| error.during(Operation::TryAcquire).on("dir").of(name))
+        taken.map(Result::ok).map_err(|error| error.during(Operation::TryAcquire).on("dir").of(name))
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         })))
     });
     let suite = suite.with_capabilities(backend::DirLock::declared());
-    [Need::Freeze, Need::Restart, Need::DelayReplies, Need::EvictWaiters]
+    [Need::Freeze, Need::Stop, Need::Restart, Need::DelayReplies, Need::EvictWaiters]
         .into_iter()
         .fold(suite, |suite, need| suite.without(need, format!("a directory has no server ({need:?})")))
         .run()

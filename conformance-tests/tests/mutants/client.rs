@@ -14,14 +14,14 @@ use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
     LossReason, Mode, Operation, OwnerId, Terms, TokenDurability, TtlRange,
-    backend::{Clock, Grant, Holds, Keeper, LossTrigger, Moment, Tasks, bounded},
+    backend::{Clock, Contact, Grant, Holds, Keeper, LossTrigger, Moment, Patience, Tasks, bounded},
 };
 
 use crate::{
     defect::Defect,
     entry::{Held, Renewals},
     state::{Request, Standing},
-    store::{Store, locked},
+    store::{PATIENCE, Store, locked},
 };
 
 pub(crate) const PASSWORD: &str = "s3cret-password";
@@ -128,7 +128,7 @@ impl Client {
         Request { name: name.clone(), owner, client: self.id, ttl: terms.ttl, metadata: terms.metadata.clone() }
     }
 
-    async fn wait_for(self: &Arc<Self>, name: &LockName, terms: &Terms) -> Result<LockGuard, LockError> {
+    async fn wait_for(self: &Arc<Self>, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
         let _counted = Counted::new(self);
         loop {
             let request = self.request(name, terms);
@@ -136,8 +136,17 @@ impl Client {
             place.armed = !self.has(Defect::CleanUpBeginsTooLate);
             let (mut changes, mut sent) = (self.store.changes(), Clock::Tokio.now());
             let asked = request.clone();
+            patience.asked();
             let answer = self.store.call(move |state, now| state.enqueue(asked, now)).await;
-            let mut standing = place.unless_unknown(answer)?;
+            let mut standing = match place.unless_unknown(answer) {
+                Err(failure) if self.has(Defect::OutageEndsTheWait) => return Err(failure),
+                Err(failure) => {
+                    patience.failed(failure)?;
+                    continue;
+                }
+                Ok(standing) => standing,
+            };
+            patience.answered();
             place.armed = !self.has(Defect::DroppedWaiterIsLeft);
             loop {
                 standing = match standing {
@@ -148,13 +157,25 @@ impl Client {
                         return Err(LockError::new(ErrorKind::TimedOut, "the lock is held"));
                     }
                     Standing::Waiting { behind } => {
+                        if !self.has(Defect::HolderIsNotNamed) {
+                            patience.held_by(&behind, None);
+                        }
                         self.woken(&mut changes, terms.ttl / 3).await;
                         if !self.has(Defect::GrantedWithAnOldLease) {
                             sent = Clock::Tokio.now();
                         }
                         let (asked, before) = (request.clone(), behind.clone());
-                        let answer = self.store.call(move |state, now| state.check(&asked, &before, now)).await;
-                        answer.unwrap_or(Standing::Waiting { behind })
+                        patience.asked();
+                        match self.store.call(move |state, now| state.check(&asked, &before, now)).await {
+                            Ok(standing) => {
+                                patience.answered();
+                                standing
+                            }
+                            Err(failure) => {
+                                patience.failed(failure)?;
+                                Standing::Waiting { behind }
+                            }
+                        }
                     }
                 };
             }
@@ -210,10 +231,15 @@ impl Client {
                 tokio::time::sleep(SLOW_POLL).await;
             }
         }
-        let waiting = self.wait_for(name, &terms);
+        let mut patience = Patience::new(Contact::new(Clock::Tokio), &terms, PATIENCE);
+        if self.has(Defect::OutageIsWaitedOutForEver) {
+            patience = patience.at_least(Duration::from_secs(3600));
+        }
+        let waiting = self.wait_for(name, &terms, &patience);
         let guard = match self.store.defect {
             Defect::WaitersSurviveShutdown => waiting.await,
-            _ => bounded(&self.holds, terms.timeout, waiting).await,
+            Defect::OutageLooksLikeContention => bounded(&self.holds, Some(&patience), waiting).await.map_err(contention),
+            _ => bounded(&self.holds, Some(&patience), waiting).await,
         }?;
         locked(&self.locally_held).remove(name);
         Ok(guard)
@@ -248,6 +274,13 @@ impl Client {
             Some(name) => error.of(name),
             None => error,
         }
+    }
+}
+
+fn contention(error: LockError) -> LockError {
+    match error.kind() {
+        ErrorKind::Unavailable => LockError::new(ErrorKind::TimedOut, "the lock was not free"),
+        _ => error,
     }
 }
 

@@ -70,6 +70,16 @@ defects! {
     /// The lease of a waiter begins when it queued up.
     GrantedWithAnOldLease => ["waiting::waiter_outlasts_many_ttls"];
 
+    // Outages.
+    /// A wait whose time is up says that the lock was not free, whatever the store did.
+    OutageLooksLikeContention => ["outage::bounded_wait_on_a_silent_store_is_unavailable", "outage::store_that_is_down_is_unavailable"];
+    /// The first request without an answer fails an acquire.
+    OutageEndsTheWait => ["outage::wait_begun_in_a_short_outage_goes_on"];
+    /// A store that does not come back is waited for.
+    OutageIsWaitedOutForEver => ["outage::wait_without_a_bound_ends_after_the_ttl"];
+    /// A time-out does not say who holds the lock.
+    HolderIsNotNamed => ["outage::contention_names_the_holder"];
+
     // Cancellation.
     /// A dropped or timed-out waiter's entry is left to its TTL.
     DroppedWaiterIsLeft => [

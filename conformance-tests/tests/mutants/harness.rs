@@ -83,7 +83,13 @@ impl Harness for Sim {
         Ok(())
     }
 
+    async fn stop(&self) -> Result<bool, LockError> {
+        self.store.freeze(true);
+        Ok(true)
+    }
+
     async fn restart(&self) -> Result<bool, LockError> {
+        self.store.freeze(false);
         self.store.restart();
         Ok(true)
     }

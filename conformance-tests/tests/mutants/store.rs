@@ -19,7 +19,7 @@ use crate::{client::Client, defect::Defect, state::State};
 /// One way.
 const LATENCY: Duration = Duration::from_millis(1);
 /// How long a client waits for a reply.
-const PATIENCE: Duration = Duration::from_millis(300);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 pub(crate) struct Store {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
     acquisition::{Acquisition, Registered},
-    backend::{Keep, Lease, Left, Removal, Tasks, ensure_runtime},
+    backend::{Keep, Lease, Left, Patience, Removal, Tasks, ensure_runtime},
     latch::Latch,
     sync::locked,
 };
@@ -247,23 +247,24 @@ impl Debug for Acquisition {
     }
 }
 
-/// Runs an acquire under its timeout and the client's shutdown.
+/// Runs an acquire until its patience or its client ends; without a patience, until its client does.
 ///
-/// Dropping `acquire` must undo it: that is what happens when the time is up.
+/// Dropping `acquire` must undo it: that is what happens when the time is up. It is dropped before the error is made, so
+/// that it can still say [who holds the lock](Patience::held_by).
 ///
 /// # Errors
 ///
-/// Those of `acquire`; [`ErrorKind::TimedOut`]; [`ErrorKind::Shutdown`]; [`ErrorKind::Unavailable`] without a runtime, or if that of
-/// the client has ended or does not run.
+/// Those of `acquire`; [`ErrorKind::TimedOut`] and [`ErrorKind::Unavailable`] as [`Patience`] has them;
+/// [`ErrorKind::Shutdown`]; [`ErrorKind::Unavailable`] without a runtime, or if that of the client has ended or does not run.
 pub async fn bounded<T: Send>(
     holds: &Holds,
-    timeout: Option<Duration>,
+    patience: Option<&Patience>,
     acquire: impl Future<Output = Result<T, LockError>> + Send,
 ) -> Result<T, LockError> {
     holds.ensure_open()?;
-    let time_up = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
+    let over = async {
+        match patience {
+            Some(patience) => (patience, patience.over().await),
             None => std::future::pending().await,
         }
     };
@@ -274,7 +275,7 @@ pub async fn bounded<T: Send>(
             Ok(acquired) => Ok(acquired),
             Err(error) => Err(holds.tasks.explain(error).await),
         },
-        () = time_up => Err(LockError::new(ErrorKind::TimedOut, format!("the lock was not free within {timeout:?}", timeout = timeout.unwrap_or_default()))),
+        (patience, over) = over => Err(patience.error(over)),
         trouble = holds.tasks.trouble() => Err(trouble),
     }
 }

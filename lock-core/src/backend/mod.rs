@@ -7,13 +7,15 @@
 //! | [`Lease`] | a deadline that many guards may share, latched once it has passed |
 //! | [`Keeper`] | renews all leases of a client, in batches, and gives up what cannot be renewed in time |
 //! | [`Holds`] | makes guards, releases them in the background, shuts down |
-//! | [`bounded`] | applies [`AcquireOptions::with_timeout`](crate::AcquireOptions::with_timeout) |
+//! | [`bounded`] | ends an acquire when its [`Patience`] or its client does |
+//! | [`Contact`], [`Patience`] | whether the store answers, and how long an acquire waits for it and for the lock |
 //! | [`locked`] | locks a mutex whatever panicked while it was locked |
 //!
 //! A backend makes one [`Holds`] and one [`Keeper`] per client. To acquire it notes [`Clock::now`], sends the request,
 //! makes a [`Lease`] from the granted TTL, hands the lease to the keeper, and calls [`Holds::grant`].
 
 mod clock;
+mod contact;
 mod holds;
 mod home;
 mod keeper;
@@ -23,6 +25,7 @@ mod schedule;
 mod tasks;
 
 pub use clock::{Clock, Moment};
+pub use contact::{Contact, Patience};
 pub(crate) use holds::release_until_definite;
 pub use holds::{Entry, Grant, Holds, LossTrigger, SHUTDOWN_LIMIT, bounded};
 pub use home::{EXIT_LIMIT, HomeOptions, Left, Removal, ensure_runtime};

@@ -151,6 +151,11 @@ impl Harness for EtcdHarness {
         self.server().thaw().map_err(trouble)
     }
 
+    async fn stop(&self) -> Result<bool, LockError> {
+        self.server().kill().map_err(trouble)?;
+        Ok(true)
+    }
+
     async fn restart(&self) -> Result<bool, LockError> {
         self.server().restart().await.map_err(trouble)?;
         Ok(true)

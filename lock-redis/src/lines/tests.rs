@@ -205,20 +205,6 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-#[test]
-fn trouble_lasts_from_head_to_head_until_the_server_answers() {
-    let (mut lines, k) = (Lines::new(), key("a"));
-    let (first, second) = (lines.join(&k, 1, LIMITS), lines.join(&k, 2, LIMITS));
-    assert_eq!(lines.trouble(&k, first, at(0)), at(0));
-    lines.leave(&k, first);
-    assert_eq!(lines.trouble(&k, second, at(900)), at(0));
-    let t = turn(lines.step(&k, second, at(900)));
-    lines.taken(&k, second, t, at(900), None, POLL);
-    assert_eq!(lines.trouble(&k, second, at(3000)), at(3000));
-    lines.answered(&k, second);
-    assert_eq!(lines.trouble(&k, second, at(9000)), at(9000));
-}
-
 proptest! {
     /// Whatever happens: first come first served, one competitor at a time, and nobody waits longer than the poll.
     #[test]

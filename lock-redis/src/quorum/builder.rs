@@ -83,8 +83,7 @@ impl RedisQuorumLockBuilder {
         self
     }
 
-    /// Longest time until a connection can be used, from 1 ms to 1 h; default: 5 s. An acquisition that waits puts up with a
-    /// majority that cannot be reached for twice as long.
+    /// Longest time until a connection can be used, from 1 ms to 1 h; default: 5 s.
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings = self.settings.with_connect_timeout(timeout);
         self

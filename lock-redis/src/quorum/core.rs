@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use lock_core::{
     ErrorKind, FencingToken, LockError, LockGuard, LockName, OwnerId, Terms,
-    backend::{Clock, Grant, Holds, Keeper, LossTrigger, Moment, Tasks, bounded},
+    backend::{Clock, Contact, Grant, Holds, Keeper, LossTrigger, Moment, Patience, Tasks, bounded},
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -31,8 +31,8 @@ pub(crate) struct Core {
     pub(crate) ttl: Duration,
     /// Longest time for which a waiter relies on being told.
     pub(crate) poll: Duration,
-    /// Longest time for which an acquisition puts up with a majority that cannot be reached.
-    pub(crate) patience: Duration,
+    /// Longest time for the answer to a request.
+    pub(crate) request: Duration,
     /// Longest time that one attempt to acquire usually takes.
     pub(crate) attempt: Duration,
     pub(crate) validity: Validity,
@@ -76,31 +76,36 @@ impl Core {
     }
 
     pub(crate) async fn acquire(self: &Arc<Self>, name: &LockName, terms: Terms) -> Result<LockGuard, LockError> {
-        bounded(&self.holds, terms.timeout, async {
+        let patience = Patience::new(Contact::new(CLOCK), &terms, self.request);
+        bounded(&self.holds, Some(&patience), async {
             let keys = Keys::new(&self.prefix, name);
             if self.watcher.nobody_waits(&keys.lock) {
+                patience.asked();
                 match self.attempt(name, &keys, &terms).await {
                     Attempt::Won(guard) => return Ok(guard),
-                    Attempt::OutOfReach(error) if error.kind() != ErrorKind::Unavailable => return Err(error),
-                    Attempt::Busy { .. } | Attempt::OutOfReach(_) => {}
+                    Attempt::Busy { .. } => patience.answered(),
+                    Attempt::OutOfReach(error) => patience.failed(error)?,
                 }
             }
             // Boxed, so that a lock that is free does not carry it along.
-            Box::pin(self.wait(name, &keys, &terms)).await
+            Box::pin(self.wait(name, &keys, &terms, &patience)).await
         })
         .await
     }
 
-    async fn wait(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms) -> Result<LockGuard, LockError> {
+    async fn wait(self: &Arc<Self>, name: &LockName, keys: &Keys, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
         let waiting = Waiting::join(&self.watcher, &self.sights, &keys.lock, Limits::new(terms.ttl, self.attempt));
+        patience.follow(waiting.place().contact());
         let (place, mut splits, mut trouble) = (waiting.place(), Backoff::after_splits(), Backoff::in_trouble());
         loop {
             let turn = place.turn().await;
+            patience.asked();
             let error = if waiting.may_be_free() {
                 let attempt = self.attempt(name, keys, terms).await;
                 if !matches!(attempt, Attempt::OutOfReach(_)) {
                     // The line's trouble is over, and whoever is its head goes on at once.
                     place.answered();
+                    patience.answered();
                     trouble = Backoff::in_trouble();
                 }
                 match attempt {
@@ -114,23 +119,23 @@ impl Core {
                 }
             } else {
                 let look = waiting.look(&self.members).await;
-                if look.has_owner {
+                if let Some(owner) = &look.owner {
                     splits = Backoff::after_splits();
+                    place.contact().held_by(owner, None);
                 }
                 match look.answered >= self.members.majority().needed() {
                     // Trouble is not over before it is tried: servers that can be read may grant nothing.
                     true if waiting.is_worth_a_try() => continue,
                     true => {
                         place.taken(turn, look.ends_in, poll(self.poll, look.blind));
+                        patience.answered();
                         trouble = Backoff::in_trouble();
                         continue;
                     }
                     false => self.out_of_reach(&look.failures),
                 }
             };
-            if place.gives_up(error.kind(), self.patience) {
-                return Err(error);
-            }
+            patience.failed(error)?;
             place.pause(trouble.pause());
         }
     }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use lock_core::backend::{Clock, locked};
+use lock_core::{
+    OwnerId,
+    backend::{Clock, locked},
+};
 use redis::Value;
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
         member::{Member, Members},
         sight::Sight,
     },
+    scripts::readable,
     watcher::{News, Place, Watcher},
 };
 
@@ -54,8 +58,8 @@ pub(crate) struct Look {
     pub(crate) ends_in: Option<Duration>,
     /// Some server cannot report changes.
     pub(crate) blind: bool,
-    /// A majority has the same owner. Otherwise what is not free may be on its way back from several who split the votes.
-    pub(crate) has_owner: bool,
+    /// Whom a majority has. Otherwise what is not free may be on its way back from several who split the votes.
+    pub(crate) owner: Option<OwnerId>,
     /// How many could be looked at.
     pub(crate) answered: usize,
     /// Those that could not.
@@ -146,7 +150,7 @@ impl<'a> Waiting<'a> {
         Look {
             ends_in: ends.map(|ends| ends.saturating_since(CLOCK.now())),
             blind,
-            has_owner: have_owner(self.sights.majority, &owners),
+            owner: common_owner(self.sights.majority, &owners).map(|owner| OwnerId::new(readable(owner))),
             answered: owners.len(),
             failures: answers.failures,
         }
@@ -178,10 +182,10 @@ struct Seen {
     blind: bool,
 }
 
-/// Whether a majority of the servers has the same owner.
-fn have_owner(majority: Majority, owners: &[Option<Vec<u8>>]) -> bool {
-    let has = |owner: &Vec<u8>| owners.iter().flatten().filter(|other| *other == owner).count() >= majority.needed();
-    owners.iter().flatten().any(has)
+/// The owner that a majority of the servers has.
+fn common_owner(majority: Majority, owners: &[Option<Vec<u8>>]) -> Option<&Vec<u8>> {
+    let has = |owner: &&Vec<u8>| owners.iter().flatten().filter(|other| other == owner).count() >= majority.needed();
+    owners.iter().flatten().find(has)
 }
 
 async fn look_at(member: Arc<Member>, key: Arc<str>) -> Result<Seen, Failure> {
@@ -215,7 +219,7 @@ mod tests {
     fn rivals_who_split_the_votes_are_no_owner() {
         let have = |servers, owners: &[&str]| {
             let owners: Vec<_> = owners.iter().map(|owner| (!owner.is_empty()).then(|| owner.as_bytes().to_vec())).collect();
-            have_owner(Majority::of(servers), &owners)
+            common_owner(Majority::of(servers), &owners).is_some()
         };
         assert!(have(3, &["a", "a", "b"]) && have(3, &["", "a", "a"]) && have(5, &["a", "b", "a", "b", "a"]));
         assert!(!have(3, &["a", "b", "c"]) && !have(3, &["a", "b"]) && !have(3, &["a", "", "b"]));

@@ -134,7 +134,7 @@ impl RedisQuorumLock {
             prefix: settings.prefix,
             ttl: settings.ttl,
             poll: settings.poll_interval,
-            patience: settings.connect_timeout * 2,
+            request: limit,
             attempt: timeouts.attempt(),
             sights,
             watcher: Watcher::new(news, home.clone()),

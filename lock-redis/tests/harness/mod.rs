@@ -40,6 +40,11 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
 
     fn thaw(&self) -> Result<(), LockError>;
 
+    /// Kills the servers; `false` if it cannot.
+    fn stop(&self) -> Result<bool, LockError> {
+        Ok(false)
+    }
+
     async fn restart(&self) -> Result<(), LockError>;
 }
 
@@ -160,6 +165,10 @@ impl Harness for RedisHarness {
 
     async fn thaw(&self) -> Result<(), LockError> {
         self.store.thaw()
+    }
+
+    async fn stop(&self) -> Result<bool, LockError> {
+        self.store.stop()
     }
 
     async fn restart(&self) -> Result<bool, LockError> {
