@@ -98,7 +98,7 @@ impl Entry for Held {
         self.watched_by(None);
         self.entry.remove().await.map_err(|failure| {
             if !failure.transient {
-                self.entry.core.sessions.retire(&self.entry.session);
+                self.entry.left_behind();
             }
             failure.error
         })

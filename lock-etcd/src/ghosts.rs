@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{cluster::Cluster, core::Core, error::Failure, session::Session};
 
-/// Keys of one session under which a request that got no answer may still make an entry that nobody waits for.
+/// Keys of one session under which there is an entry that nobody wants and whose removal was refused, or under which a request
+/// that got no answer may still make one.
 ///
 /// A request can be delayed for any time: a frozen member carries it out when it goes on. It fails once its lease is
 /// revoked, so a session is retired as soon as there is one, and its lease ends with its last guard and waiter. While
@@ -35,8 +36,7 @@ impl Ghosts {
     /// Whether it is the first of its session.
     fn add(&self, key: &str) -> bool {
         let mut keys = locked(&self.keys);
-        keys.insert(key.to_owned());
-        keys.len() == 1
+        keys.insert(key.to_owned()) && keys.len() == 1
     }
 
     fn keys(&self) -> Vec<String> {

@@ -65,11 +65,19 @@ impl OwnEntry {
                 return;
             }
             if !failure.transient {
-                // A user who may only write may not compare. The key has not been given up: it is nobody else's.
-                return exorcise(&self.core, &self.session, &self.key);
+                return self.left_behind();
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Has an entry whose removal was refused looked after until it is gone: the refusal may end, and a user who may only write
+    /// may not compare, but may delete.
+    pub(crate) fn left_behind(&self) {
+        // The key is nobody else's from now on.
+        if !self.given_up.swap(true, Ordering::Relaxed) {
+            exorcise(&self.core, &self.session, &self.key);
         }
     }
 

@@ -197,6 +197,29 @@ async fn an_entry_that_could_not_be_removed_goes_although_its_client_lives_on() 
     promptly("the next one", locks.acquire("a")).await.unwrap().release().await.unwrap();
 }
 
+/// What else the client holds keeps its lease alive.
+#[tokio::test]
+async fn an_entry_whose_release_was_refused_goes_while_its_client_holds_another_lock() {
+    let server = or_skip!(servers::etcd(options()));
+    let operator = root(&server).await;
+    user(&operator, "team", all_below("team/")).await;
+    let locks = builder(server.endpoint(), "team").with_namespace("team").connect().await.unwrap();
+    let (refused, kept) = (locks.acquire("a").await.unwrap(), locks.acquire("kept").await.unwrap());
+    let mut auth = operator.0.auth_client();
+    auth.role_revoke_permission("team", "team/", Some(RoleRevokePermissionOptions::new().with_prefix())).await.unwrap();
+    assert_eq!(refused.release().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    // The attempt in the background is refused as well.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    auth.role_grant_permission("team", all_below("team/")).await.unwrap();
+    operator.until_entries("team/a", 0).await;
+    assert_eq!(kept.state(), GuardState::Held);
+    // Under whichever key: what looks after the refused release does not take the next lock away.
+    let again = promptly("the next one", locks.acquire("a")).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(3), again.lost()).await.is_err());
+    again.release().await.unwrap();
+    kept.release().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_change_of_other_roles_fails_no_call() {
     let server = or_skip!(servers::etcd(options()));
