@@ -260,6 +260,37 @@ mod tests {
         map
     }
 
+    /// Which of two keys it was told of.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<&'static str>>);
+
+    impl Listener for Told {
+        fn changed(&self, _: &[u8]) {}
+
+        fn missed(&self, concerned: &dyn Fn(&str) -> bool) {
+            locked(&self.0).extend(["a", "b"].iter().filter(|key| concerned(key)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_moves_concerns_its_own_keys_only() {
+        let (second, told) = (Duration::from_secs(1), Arc::new(Told::default()));
+        let timeouts = Timeouts { connect: second, response: second };
+        let info = redis::Client::open("redis://127.0.0.2:1").unwrap().get_connection_info().clone();
+        let cluster = Cluster::new(vec![Address::new("127.0.0.2", 1)], info, timeouts, Tasks::current(), Arc::clone(&told) as _);
+        let news = || std::mem::take(&mut *locked(&told.0));
+        cluster.replace(kept_by("127.0.0.2"));
+        assert_eq!(news(), ["a", "b"], "the first map");
+        cluster.redirect(Redirection { slot: slot("a"), address: "127.0.0.3:1", once: false }, "127.0.0.2").unwrap();
+        assert_eq!(news(), ["a"]);
+        locked(&cluster.named).take();
+        let mut moved = kept_by("127.0.0.2");
+        moved.moved(slot("a"), Address::new("127.0.0.3", 1));
+        moved.moved(slot("b"), Address::new("127.0.0.3", 1));
+        cluster.replace(moved);
+        assert_eq!(news(), ["b"]);
+    }
+
     #[tokio::test]
     async fn a_map_from_before_a_correction_does_not_revert_it() {
         let second = Duration::from_secs(1);

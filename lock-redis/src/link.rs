@@ -58,10 +58,15 @@ pub(crate) trait Listener: Send + Sync + 'static {
 struct State {
     current: Option<Connection>,
     attempt: Option<watch::Receiver<Option<Outcome>>>,
+    /// When the last attempt failed.
+    failed: Option<Instant>,
     /// The last attempt was refused by the server, at that time: not repeated at once.
     refused: Option<(Instant, Failure)>,
     closed: bool,
 }
+
+/// From a failed attempt to the next: however many want a connection to a server that is down, it is asked this often at most.
+const FAILED_PAUSE: Duration = Duration::from_millis(50);
 
 /// A server that refuses a client is not asked again before this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +104,7 @@ impl Link {
             Err(attempt) => attempt,
         };
         let Timeouts { connect, response } = self.shared.timeouts;
-        match tokio::time::timeout(connect + response, attempt.wait_for(Option::is_some)).await {
+        match tokio::time::timeout(FAILED_PAUSE + connect + response, attempt.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(interrupted())),
             Ok(Err(_)) => Err(interrupted()),
             // It ends within the first of these by itself, wherever its runtime runs.
@@ -183,7 +188,8 @@ impl Shared {
             Some(attempt) if attempt.has_changed().is_ok() => attempt.clone(),
             _ => {
                 let (sender, receiver) = watch::channel(None);
-                self.tasks.spawn(Arc::clone(self).attempt(sender));
+                let pause = state.failed.map_or(Duration::ZERO, |failed| FAILED_PAUSE.saturating_sub(failed.elapsed()));
+                self.tasks.spawn(Arc::clone(self).attempt(sender, pause));
                 state.attempt = Some(receiver.clone());
                 receiver
             }
@@ -195,7 +201,10 @@ impl Shared {
         Err(attempt)
     }
 
-    async fn attempt(self: Arc<Self>, sender: watch::Sender<Option<Outcome>>) {
+    async fn attempt(self: Arc<Self>, sender: watch::Sender<Option<Outcome>>, pause: Duration) {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let outcome = match tokio::time::timeout(self.timeouts.connect, Arc::clone(&self).connect()).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::unsent(timed_out())),
@@ -206,8 +215,8 @@ impl Shared {
         });
         {
             let mut state = locked(&self.state);
-            state.attempt = None;
-            state.refused = None;
+            (state.attempt, state.refused) = (None, None);
+            state.failed = outcome.is_err().then(Instant::now);
             match &outcome {
                 Ok(connection) if !state.closed => state.current = Some(connection.clone()),
                 Err(failure) if failure.is_refusal() => state.refused = Some((Instant::now(), failure.clone())),
@@ -287,5 +296,43 @@ impl Shared {
         if let Some(listener) = &self.listener {
             listener.missed(&|_| true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::{net::TcpListener, task::JoinSet};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_fails_is_asked_seldom_however_many_want_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                count.fetch_add(1, Relaxed);
+            }
+        });
+        let info = Client::open(url).unwrap().get_connection_info().clone();
+        let timeouts = Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1) };
+        let link = Arc::new(Link::new(Upstream::Fixed(info), timeouts, Tasks::current(), None));
+        let (start, mut names) = (Instant::now(), JoinSet::new());
+        for _ in 0..100 {
+            let link = Arc::clone(&link);
+            names.spawn(async move {
+                for _ in 0..20 {
+                    link.connection().await.unwrap_err();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+        }
+        names.join_all().await;
+        let most = start.elapsed().as_millis() / FAILED_PAUSE.as_millis() + 1;
+        assert!((2..=most).contains(&(asked.load(Relaxed) as u128)), "{asked:?} times in {:?}", start.elapsed());
     }
 }

@@ -155,7 +155,8 @@ impl Operator {
     }
 
     async fn connection(&self) -> MultiplexedConnection {
-        self.0.get_multiplexed_async_connection().await.unwrap()
+        let patient = redis::AsyncConnectionConfig::new().set_connection_timeout(Some(PROMPT)).set_response_timeout(Some(PROMPT));
+        self.0.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
     }
 
     pub(crate) async fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
