@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockName, LossReason, OwnerId,
-    backend::{Entry, Holds, Keep, Lease, Left, Removal, release_until_definite},
+    backend::{Entry, Holds, Keep, Lease, Left, Moment, Removal, release_until_definite},
     latch::{Code, Latch},
 };
 
@@ -24,7 +24,9 @@ pub(crate) struct Acquisition {
     pub(crate) lease: Arc<Lease>,
     pub(crate) keep: Option<Keep>,
     pub(crate) entry: Arc<dyn Entry>,
-    /// Fires when the acquisition is lost; made when somebody wants to be told.
+    /// When it was acquired, for whoever is told how long it was held.
+    pub(crate) since: Moment,
+    /// Fires when the acquisition ends; made when somebody wants to be told.
     pub(crate) ended: OnceLock<CancellationToken>,
     pub(crate) end: Latch<GuardState>,
     /// The store's definite answer to a release, whether the entry was there: nothing is left to remove then.
@@ -51,21 +53,34 @@ impl Acquisition {
 
     /// Ends the acquisition unless it has ended; returns how it ended.
     pub(crate) fn finish(&self, end: GuardState) -> GuardState {
-        let end = self.end.set(end);
-        if end != GuardState::Released {
-            fence(Ordering::SeqCst);
-            if let Some(ended) = self.ended.get() {
-                ended.cancel();
-            }
+        match self.end.try_set(end) {
+            Ok(()) => self.tell(end),
+            Err(first) => return first,
+        }
+        fence(Ordering::SeqCst);
+        if let Some(ended) = self.ended.get() {
+            ended.cancel();
         }
         end
     }
 
+    /// Once for each acquisition, by whoever finds its end.
+    fn tell(&self, end: GuardState) {
+        let GuardState::Lost(reason) = end else { return };
+        let (backend, name, owner) = (self.backend, &self.name, &self.owner);
+        let held_for = self.lease.clock().now().saturating_since(self.since);
+        match reason {
+            LossReason::Shutdown => tracing::debug!(backend, %name, %owner, ?held_for, %reason, "lock lost"),
+            _ => tracing::warn!(backend, %name, %owner, ?held_for, %reason, "lock lost"),
+        }
+    }
+
+    /// Fires at any end, and when the lease ends.
     pub(crate) fn ended(&self) -> &CancellationToken {
         let ended = self.ended.get_or_init(|| self.lease.ended().child_token());
         // Either this sees the end, or the end sees the token: see `finish`.
         fence(Ordering::SeqCst);
-        if matches!(self.end.get(), Some(GuardState::Lost(_))) {
+        if self.end.get().is_some() {
             ended.cancel();
         }
         ended
@@ -123,6 +138,14 @@ impl Acquisition {
         self.registered.holds.tasks().remove(Arc::clone(self) as _);
     }
 
+    /// After a release that failed.
+    pub(crate) fn how_long_it_stays(&self) -> String {
+        match self.lease.remaining().as_millis() {
+            0 => "the lock ends with its TTL".to_owned(),
+            left => format!("unless it is removed in the background the lock stays for {}.{:03} s", left / 1000, left % 1000),
+        }
+    }
+
     pub(crate) fn lost_error(&self) -> LockError {
         match self.state() {
             GuardState::Lost(reason) => self.loss(reason),
@@ -142,7 +165,8 @@ impl Removal for Acquisition {
     async fn remove(&self) {
         if let Err(error) = self.release_entry().await {
             let (backend, name) = (self.backend, &self.name);
-            tracing::warn!(backend, %name, %error, "background release failed, the lock ends with its TTL");
+            let stays = self.lease.remaining();
+            tracing::warn!(backend, %name, %error, ?stays, "background release failed, the lock ends with its TTL");
         }
     }
 

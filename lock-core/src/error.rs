@@ -171,6 +171,12 @@ impl LockError {
         self
     }
 
+    /// Adds to the message.
+    pub(crate) fn noting(mut self, more: &str) -> Self {
+        self.0.message = format!("{}; {more}", self.0.message).into();
+        self
+    }
+
     /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {

@@ -120,6 +120,30 @@ impl LockGuard {
         self.hold.lost()
     }
 
+    /// Waits until the guard ends in whichever way, released, dropped or lost, and returns its final state; late calls
+    /// return at once. For a task that watches over a guard and must not outlive it.
+    ///
+    /// ```
+    /// # async fn example(guard: lock_core::LockGuard) -> Result<(), lock_core::LockError> {
+    /// use lock_core::GuardState;
+    ///
+    /// let ended = guard.ended();
+    /// tokio::spawn(async move {
+    ///     if let GuardState::Lost(reason) = ended.await {
+    ///         eprintln!("lost: {reason}");
+    ///     }
+    /// });
+    /// guard.release().await
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub fn ended(&self) -> impl Future<Output = GuardState> + Send + use<> {
+        self.hold.ended()
+    }
+
     /// A view of this guard to hand to others.
     #[must_use]
     pub fn hold(&self) -> Hold {
@@ -155,7 +179,13 @@ impl LockGuard {
                 acquisition.unregister();
                 if held { Ok(()) } else { Err(acquisition.loss(LossReason::Removed).during(Operation::Release)) }
             }
-            Err(error) => return Err(error.during(Operation::Release).on(acquisition.backend).of(&acquisition.name)),
+            Err(error) => {
+                return Err(error
+                    .noting(&acquisition.how_long_it_stays())
+                    .during(Operation::Release)
+                    .on(acquisition.backend)
+                    .of(&acquisition.name));
+            }
         };
         self.release_on_drop = false;
         outcome
@@ -175,7 +205,7 @@ async fn released_by(acquisition: &Acquisition, deadline: Moment) -> Result<bool
         outcome = acquisition.release_entry_in_time() => outcome,
         () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
             ErrorKind::Unavailable,
-            "no answer before the guard's deadline; the lock ends with its TTL",
+            "no answer before the guard's deadline",
         )
         .indeterminate()),
         trouble = tasks.trouble() => Err(trouble.indeterminate()),
@@ -254,22 +284,35 @@ impl Hold {
     ///
     /// Nothing is lost when it is dropped.
     pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        let ended = self.ended();
+        async move {
+            match ended.await {
+                GuardState::Lost(reason) => reason,
+                // Who still listens does not keep the client alive.
+                GuardState::Held | GuardState::Released => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until the guard ends in whichever way, released, dropped or lost, and returns its final state; late calls
+    /// return at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub fn ended(&self) -> impl Future<Output = GuardState> + Send + use<> {
         let acquisition = Arc::clone(&self.0);
         async move {
             loop {
                 let until = match acquisition.state() {
-                    GuardState::Lost(reason) => return reason,
-                    GuardState::Released => break,
                     GuardState::Held => acquisition.lease.deadline().unwrap_or(Moment::from_origin(Duration::ZERO)),
+                    end => return end,
                 };
                 tokio::select! {
                     () = acquisition.ended().cancelled() => {}
                     () = acquisition.lease.clock().sleep_until(until) => {}
                 }
             }
-            // Who still listens does not keep the client alive.
-            drop(acquisition);
-            std::future::pending().await
         }
     }
 }

@@ -27,10 +27,13 @@ impl<T: Code> Latch<T> {
 
     /// Returns what it is from now on: the first value that was set.
     pub(crate) fn set(&self, value: T) -> T {
-        match self.0.compare_exchange(0, value.code(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => value,
-            Err(first) => T::decode(first).unwrap_or(value),
-        }
+        self.try_set(value).err().unwrap_or(value)
+    }
+
+    /// Fails with the first value if there is one already.
+    pub(crate) fn try_set(&self, value: T) -> Result<(), T> {
+        let set = self.0.compare_exchange(0, value.code(), Ordering::AcqRel, Ordering::Acquire);
+        set.map(drop).map_err(|first| T::decode(first).unwrap_or(value))
     }
 }
 

@@ -116,6 +116,7 @@ impl Holds {
             owner,
             token,
             ended: OnceLock::new(),
+            since: lease.clock().now(),
             lease,
             keep,
             entry,
@@ -428,5 +429,88 @@ mod tests {
         let (entry, lease) = (Gone(AtomicUsize::new(0)), lease());
         let error = release_until_definite(&entry, &lease).await.unwrap_err();
         assert!(error.is_indeterminate() && entry.0.load(SeqCst) > 1, "{error:?}");
+    }
+
+    /// What is logged at the usual level.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            locked(&self.0).extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            (log, tracing::subscriber::set_default(subscriber))
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(locked(&self.0).clone()).unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_guard_is_logged_once_and_one_that_ends_otherwise_is_not() {
+        let (log, _subscribed) = Log::start();
+        let holds = Holds::new("test", Tasks::current());
+        let guard = || guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) }));
+        let (lost, released, shut_down) = (guard(), guard(), guard());
+        tokio::time::advance(TTL / 2).await;
+        LossTrigger::of(&lost).lose(LossReason::Removed);
+        LossTrigger::of(&lost).lose(LossReason::Removed);
+        assert!(lost.is_lost());
+        released.release().await.unwrap();
+        holds.shutdown().await.unwrap();
+        assert!(shut_down.is_lost());
+        let text = log.text();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in ["WARN", "lock lost", "name=a", &format!("owner={}", lost.owner()), "backend=\"test\"", "held_for=15", "removed"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_end_is_told_with_the_final_state() {
+        let holds = Holds::new("test", Tasks::current());
+        let guard = || guard_of(&holds, Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) }));
+        let (released, dropped, lost) = (guard(), guard(), guard());
+        let ends = [released.hold().ended(), dropped.hold().ended(), lost.hold().ended()].map(tokio::spawn);
+        tokio::task::yield_now().await;
+        assert!(ends.iter().all(|end| !end.is_finished()));
+        released.release().await.unwrap();
+        drop(dropped);
+        let start = Clock::Tokio.now();
+        let [released, dropped, expired] = ends;
+        assert_eq!((released.await.unwrap(), dropped.await.unwrap()), (GuardState::Released, GuardState::Released));
+        assert_eq!(Clock::Tokio.now(), start, "a release is not waited for");
+        assert_eq!(expired.await.unwrap(), GuardState::Lost(LossReason::Expired));
+        assert_eq!(lost.ended().await, GuardState::Lost(LossReason::Expired), "late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_that_fails_says_how_long_the_lock_stays() {
+        #[derive(Debug)]
+        struct Refused;
+        #[async_trait]
+        impl Entry for Refused {
+            async fn release(&self) -> Result<bool, LockError> {
+                Err(LockError::new(ErrorKind::PermissionDenied, "not allowed"))
+            }
+        }
+        let holds = Holds::new("test", Tasks::current());
+        let guard = guard_of(&holds, Arc::new(Refused));
+        tokio::time::advance(TTL / 3).await;
+        let error = guard.release().await.unwrap_err();
+        assert!(error.to_string().contains("not allowed; unless") && error.to_string().contains("stays for 20.000 s"), "{error}");
     }
 }

@@ -69,6 +69,8 @@ struct State<T> {
     schedule: Schedule<T>,
     /// Where a task is, or is being started.
     driven: Vec<runtime::Id>,
+    /// A renewal has failed, and none has succeeded since.
+    in_trouble: bool,
 }
 
 impl<T> State<T> {
@@ -90,7 +92,7 @@ impl<R: Renewer> Keeper<R> {
     #[must_use]
     pub fn new(clock: Clock, renewer: R, tasks: Tasks) -> Arc<Self> {
         let stop = CancellationToken::new();
-        let state = Mutex::new(State { schedule: Schedule::new(), driven: Vec::new() });
+        let state = Mutex::new(State { schedule: Schedule::new(), driven: Vec::new(), in_trouble: false });
         Arc::new(Self {
             shared: Arc::new(Shared { clock, renewer, state, wake: Notify::new() }),
             tasks,
@@ -253,8 +255,14 @@ impl<R: Renewer> Attempt<R> {
         let mut state = locked(&self.shared.state);
         for id in self.ids.drain(..) {
             let outcome = outcomes.next().unwrap_or_else(|| RenewOutcome::Failed(unanswered()));
-            if let RenewOutcome::Failed(error) = &outcome {
-                tracing::debug!(%error, "renewal failed, will be retried until the deadline");
+            match &outcome {
+                // However many leases there are, and however often each is tried.
+                RenewOutcome::Failed(error) if !std::mem::replace(&mut state.in_trouble, true) => {
+                    tracing::warn!(%error, "renewals fail, they will be retried until the deadline");
+                }
+                RenewOutcome::Failed(error) => tracing::debug!(%error, "renewal failed, will be retried until the deadline"),
+                RenewOutcome::Renewed(_) => state.in_trouble = false,
+                RenewOutcome::NotHeld => {}
             }
             state.schedule.complete(id, now, &outcome, rand::random());
         }
