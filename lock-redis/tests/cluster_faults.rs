@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, RedisCluster, RedisOptions, Trouble};
+use futures_util::future::join_all;
 use lock_core::{DistributedLock, LockGuard, LossReason};
 use lock_redis::RedisLock;
 
@@ -13,6 +14,10 @@ use common::{
     cluster::{Move, builder, master_of, operator},
     name, promptly, renewed_within, ttl, until, waiter,
 };
+
+/// Short ones, the default, and what lies between.
+const TTLS: [Duration; 5] =
+    [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(5), Duration::from_secs(9), Duration::from_secs(30)];
 
 /// A cluster whose servers serve what they have, whatever becomes of the others.
 fn options() -> RedisOptions {
@@ -64,30 +69,32 @@ async fn a_loss_is_told_while_the_connection_to_another_server_is_being_made() {
 
 #[tokio::test]
 async fn a_frozen_server_costs_no_renewal_on_another() {
-    const TTL: Duration = Duration::from_secs(3);
     let cluster = or_skip!(servers::redis_cluster(options(), 3, 0));
     let locks = builder(&cluster).connect().await.unwrap();
     // So many that there is always one to be tried again together with those of the other server.
-    let (on_frozen, on_healthy) = (names_on(&cluster, 0, 100).await, names_on(&cluster, 1, 3).await);
-    let (on_frozen, on_healthy) = (acquire_all(&locks, &on_frozen, TTL).await, acquire_all(&locks, &on_healthy, TTL).await);
+    let (on_frozen, names) = (names_on(&cluster, 0, 100).await, names_on(&cluster, 1, TTLS.len()).await);
+    let on_frozen = acquire_all(&locks, &on_frozen, TTLS[1]).await;
+    let mut on_healthy = Vec::new();
+    for (name, term) in names.chunks(1).zip(TTLS) {
+        on_healthy.extend(acquire_all(&locks, name, term).await);
+    }
     cluster.freeze(0).unwrap();
-    for guard in &on_frozen {
-        assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Expired);
-    }
-    for guard in &on_healthy {
-        renewed_within(TTL, guard).await;
-    }
+    let all_lost = join_all(on_frozen.iter().map(|guard| promptly("the loss", guard.lost())));
+    let renewals = join_all(on_healthy.iter().zip(TTLS).map(|(guard, term)| renewed_within(term, guard)));
+    let (reasons, _) = tokio::join!(all_lost, renewals);
+    assert!(reasons.iter().all(|reason| *reason == LossReason::Expired), "{reasons:?}");
+    join_all(on_healthy.iter().zip(TTLS).map(|(guard, term)| renewed_within(term, guard))).await;
 }
 
 #[tokio::test]
 async fn a_server_that_is_cut_off_is_left_for_the_replica_that_has_taken_over() {
-    const TTL: Duration = Duration::from_secs(9);
     let cluster = or_skip!(servers::redis_cluster(RedisOptions::new(), 3, 3));
     let locks = builder(&cluster).connect().await.unwrap();
-    let names = names_on(&cluster, 0, 1).await;
-    let guard = acquire_all(&locks, &names, TTL).await.remove(0);
+    let names = names_on(&cluster, 0, 2).await;
+    let [short, long] = [TTLS[3], TTLS[4]];
+    let guards = [acquire_all(&locks, &names[..1], short).await.remove(0), acquire_all(&locks, &names[1..], long).await.remove(0)];
     let (cut_off, replica) = (operator(&cluster, 0), operator(&cluster, 3));
-    until("the replica has the lock", || async { replica.run::<usize>(&["DBSIZE"]).await == 2 }).await;
+    until("the replica has the locks", || async { replica.run::<usize>(&["DBSIZE"]).await == 4 }).await;
     // It hears nothing of the others any more, and so refuses to serve although it is the master for all it knows.
     for other in 1..6 {
         let () = cut_off.run(&["CLUSTER", "FORGET", &cluster.id(other).unwrap()]).await;
@@ -95,9 +102,11 @@ async fn a_server_that_is_cut_off_is_left_for_the_replica_that_has_taken_over() 
     until("it is down", || async { cut_off.run::<String>(&["CLUSTER", "INFO"]).await.contains("cluster_state:fail") }).await;
     let () = replica.run(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
     until("the replica takes over", || async { cluster.is_master(3) && cluster.is_master(0) }).await;
-    renewed_within(TTL, &guard).await;
-    guard.release().await.unwrap();
-    assert_eq!(replica.get(&names[0]).await, None);
+    tokio::join!(renewed_within(short, &guards[0]), renewed_within(long, &guards[1]));
+    for (guard, name) in guards.into_iter().zip(&names) {
+        guard.release().await.unwrap();
+        assert_eq!(replica.get(name).await, None);
+    }
 }
 
 #[tokio::test]

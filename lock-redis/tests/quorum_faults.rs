@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{Server, TcpProxy, Trouble};
+use futures_util::future::join_all;
 use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, Secret, backend::SHUTDOWN_LIMIT};
 use lock_redis::RedisQuorumLockBuilder;
 use rand::RngExt;
@@ -12,7 +13,7 @@ mod common;
 use common::{
     NEVER, Operator, RULES, address, name, promptly,
     quorum::{self, operators, three, three_that_forget},
-    renewed, ttl, until, waiter,
+    renewed_within, ttl, until, waiter,
 };
 
 /// How long a server has to answer.
@@ -185,10 +186,16 @@ async fn a_minority_whose_replies_are_late_or_lost_is_not_noticed() {
             last = guard.token();
             promptly("the release", guard.release()).await.unwrap();
         }
-        let guard = promptly("the grant", locks.acquire_with(&name("a"), ttl(Duration::from_secs(3)))).await.unwrap();
-        assert!(promptly("the refusal", other.try_acquire("a")).await.unwrap().is_none(), "{trouble:?}");
-        promptly("a renewal", renewed(&guard)).await;
-        promptly("the release", guard.release()).await.unwrap();
+        let mut guards = Vec::new();
+        for term in [2, 3, 5, 9, 30] {
+            let short = ttl(Duration::from_secs(term));
+            guards.push(promptly("the grant", locks.acquire_with(&name(&format!("for {term} s")), short)).await.unwrap());
+        }
+        assert!(promptly("the refusal", other.try_acquire("for 2 s")).await.unwrap().is_none(), "{trouble:?}");
+        join_all(guards.iter().map(|guard| renewed_within(guard.remaining(), guard))).await;
+        for guard in guards {
+            promptly("the release", guard.release()).await.unwrap();
+        }
         promptly("the release", held.release()).await.unwrap();
         // What took effect unnoticed, or could not be released, is undone.
         proxy.set(Trouble::None);
