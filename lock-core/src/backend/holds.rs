@@ -127,6 +127,7 @@ impl Holds {
         });
         slot.insert(Arc::downgrade(guard.acquisition()));
         drop(live);
+        guard.acquisition().lease.keeps(guard.acquisition());
         if self.closed.load(Ordering::Acquire) {
             guard.acquisition().finish(GuardState::Lost(LossReason::Shutdown));
             guard.acquisition().stop_renewal();
@@ -190,6 +191,14 @@ impl Holds {
             Some(message) => outcome.and(Err(LockError::new(ErrorKind::Unavailable, message))),
             None => outcome,
         }
+    }
+
+    /// Looks at the guards of a lease that has ended.
+    pub(super) fn look(&self, lease: &Arc<Lease>) {
+        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
+        live.iter().filter(|guard| Arc::ptr_eq(&guard.lease, lease)).for_each(|guard| {
+            guard.state();
+        });
     }
 
     pub(crate) fn forget(&self, id: usize) {
@@ -313,7 +322,10 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::backend::Clock;
+    use crate::{
+        AcquireOptions, Capabilities, Consistency,
+        backend::{Clock, Keeper, RenewOutcome, Renewer},
+    };
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -512,5 +524,37 @@ mod tests {
         tokio::time::advance(TTL / 3).await;
         let error = guard.release().await.unwrap_err();
         assert!(error.to_string().contains("not allowed; unless") && error.to_string().contains("stays for 20.000 s"), "{error}");
+    }
+
+    /// Renews nothing: every lease ends at its deadline.
+    #[derive(Debug)]
+    struct NoRenewals;
+
+    #[async_trait]
+    impl Renewer for NoRenewals {
+        type Item = ();
+
+        async fn renew(&self, batch: &[Arc<()>]) -> Vec<RenewOutcome> {
+            batch.iter().map(|_| RenewOutcome::NotHeld).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_that_nobody_looks_at_is_logged_in_time() {
+        let (log, _subscribed) = Log::start();
+        let holds = Holds::new("test", Tasks::current());
+        let keeper = Keeper::new(Clock::Tokio, NoRenewals, Tasks::current());
+        let terms = AcquireOptions::new().without_renewal();
+        let terms = terms.resolve(&Capabilities::new("test", Consistency::BestEffort), TTL).unwrap();
+        let (lease, _keep) = keeper.keep(Arc::new(()), Clock::Tokio.now(), TTL, &terms);
+        let entry = || Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) });
+        let grant = |name: &str| {
+            let (name, lease) = (name.parse().unwrap(), Arc::clone(&lease));
+            holds.grant(Grant { name, owner: OwnerId::random(), token: None, lease, keep: None, entry: entry() })
+        };
+        let _guards = [grant("a"), grant("b")];
+        tokio::time::sleep(TTL).await;
+        let text = log.text();
+        assert!(["name=a", "name=b"].iter().all(|name| text.contains(name)) && text.lines().count() == 2, "{text}");
     }
 }

@@ -197,10 +197,11 @@ async fn drive<R: Renewer>(driving: Driving<R>, stop: CancellationToken) {
     loop {
         // Before the look, so that whatever comes after it wakes.
         let woken = shared.wake.notified();
-        let (due, next) = {
+        let (due, next, ended) = {
             let (now, mut state) = (shared.clock.now(), locked(&shared.state));
-            (state.schedule.poll(now), state.schedule.rest(now))
+            (state.schedule.poll(now), state.schedule.rest(now), state.schedule.ended())
         };
+        ended.iter().for_each(Lease::tell);
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
             in_flight.spawn(Attempt::new(Arc::clone(shared), due.by_ref().take(Keeper::<R>::BATCH)).run());
@@ -266,6 +267,9 @@ impl<R: Renewer> Attempt<R> {
             }
             state.schedule.complete(id, now, &outcome, rand::random());
         }
+        let ended = state.schedule.ended();
+        drop(state);
+        ended.iter().for_each(Lease::tell);
         // Other tasks do not know when these are due next, and this one's runtime may not be polled then.
         self.shared.wake.notify_waiters();
     }

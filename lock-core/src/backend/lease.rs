@@ -1,6 +1,6 @@
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering, fence},
     },
     time::Duration,
@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     LossReason,
-    backend::{Clock, Moment},
+    acquisition::Acquisition,
+    backend::{Clock, Holds, Moment},
 };
 
 /// What keeps one or more guards valid: a deadline that renewals push out, and that is final once it has passed.
@@ -27,6 +28,9 @@ pub struct Lease {
     cap: Option<Moment>,
     /// Made when somebody wants to be told, which is rare where locks are held briefly.
     ended: OnceLock<CancellationToken>,
+    /// The first guard, and its client if there are more: who must hear of an end that nobody looks at.
+    guard: OnceLock<Weak<Acquisition>>,
+    client: OnceLock<Weak<Holds>>,
 }
 
 const REASONS: [LossReason; 4] = [LossReason::Expired, LossReason::Removed, LossReason::MaxHold, LossReason::Shutdown];
@@ -36,7 +40,14 @@ impl Lease {
     #[must_use]
     pub fn new(clock: Clock, deadline: Moment, cap: Option<Moment>) -> Arc<Self> {
         let deadline = cap.map_or(deadline, |cap| deadline.min(cap));
-        Arc::new(Self { clock, state: AtomicU64::new(encode(deadline)), cap, ended: OnceLock::new() })
+        Arc::new(Self {
+            clock,
+            state: AtomicU64::new(encode(deadline)),
+            cap,
+            ended: OnceLock::new(),
+            guard: OnceLock::new(),
+            client: OnceLock::new(),
+        })
     }
 
     /// The clock that the deadline is on.
@@ -107,6 +118,23 @@ impl Lease {
             ended.cancel();
         }
         ended
+    }
+
+    /// A guard relies on this lease.
+    pub(super) fn keeps(&self, guard: &Arc<Acquisition>) {
+        if self.guard.set(Arc::downgrade(guard)).is_err() {
+            self.client.get_or_init(|| Arc::downgrade(&guard.registered.holds));
+        }
+    }
+
+    /// Has every guard find that the lease has ended. Not to be called with a lock that the drop of a guard takes.
+    pub(super) fn tell(self: &Arc<Self>) {
+        match self.client.get() {
+            Some(client) => client.upgrade().into_iter().for_each(|client| client.look(self)),
+            None => {
+                self.guard.get().and_then(Weak::upgrade).map(|guard| guard.state());
+            }
+        }
     }
 
     fn end(&self, word: u64, reason: LossReason) -> bool {

@@ -17,6 +17,8 @@ pub(super) struct Schedule<T> {
     last_number: u64,
     /// When the keeper looks next by itself.
     looks: Option<Moment>,
+    /// Leases that were found ended, whose guards are to be told.
+    ended: Vec<Arc<Lease>>,
 }
 
 /// Names a lease for ever: its slot is used again, its number is not.
@@ -69,7 +71,7 @@ impl Id {
 
 impl<T> Schedule<T> {
     pub(super) fn new() -> Self {
-        Self { slots: Slab::new(), fresh: Vec::new(), queue: BTreeSet::new(), last_number: 0, looks: None }
+        Self { slots: Slab::new(), fresh: Vec::new(), queue: BTreeSet::new(), last_number: 0, looks: None, ended: Vec::new() }
     }
 
     /// Adds a lease that was granted in answer to a request sent at `sent`; returns its id, never used again, and whether
@@ -155,14 +157,20 @@ impl<T> Schedule<T> {
             // Early by at most a tenth of the time between two renewals.
             slot.renewal.hasten(now, SLACK.min(slot.renewal.ttl() / 30));
             let at = match slot.renewal.step(now) {
-                _ if slot.lease.deadline().is_err() => continue,
+                _ if slot.lease.deadline().is_err() => {
+                    let ended = Arc::clone(&slot.lease);
+                    self.ended.push(ended);
+                    continue;
+                }
                 RenewalStep::Send { give_up } => {
                     due.push(Due { id, item: Arc::clone(&slot.item), give_up });
                     slot.renewal.deadline()
                 }
                 RenewalStep::Wait(until) => until,
                 RenewalStep::Lost(reason) => {
-                    slot.lease.lose(reason);
+                    let ended = Arc::clone(&slot.lease);
+                    ended.lose(reason);
+                    self.ended.push(ended);
                     continue;
                 }
             };
@@ -182,7 +190,8 @@ impl<T> Schedule<T> {
             RenewOutcome::Renewed(granted) => {
                 slot.renewal.renewed(*granted);
                 if slot.lease.extend(slot.renewal.deadline()).is_err() {
-                    return;
+                    let ended = Arc::clone(&slot.lease);
+                    return self.ended.push(ended);
                 }
             }
             RenewOutcome::NotHeld => slot.renewal.not_held(),
@@ -192,8 +201,17 @@ impl<T> Schedule<T> {
             RenewalStep::Wait(until) => self.put(id, until),
             // Left to the next poll, which hands out what is to be sent.
             RenewalStep::Send { .. } => self.put(id, now),
-            RenewalStep::Lost(reason) => slot.lease.lose(reason),
+            RenewalStep::Lost(reason) => {
+                let ended = Arc::clone(&slot.lease);
+                ended.lose(reason);
+                self.ended.push(ended);
+            }
         }
+    }
+
+    /// Leases that were found ended since this was asked last: to be told when nothing is locked any more.
+    pub(super) fn ended(&mut self) -> Vec<Arc<Lease>> {
+        std::mem::take(&mut self.ended)
     }
 
     fn put(&mut self, id: Id, at: Moment) {
