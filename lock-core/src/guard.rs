@@ -4,9 +4,27 @@ use crate::{ErrorKind, FencingToken, LockError, LockName, Operation, OwnerId, ac
 
 /// A live acquisition: the lock is held while the guard is in [`GuardState::Held`].
 ///
-/// Dropping a guard releases its lock in the background: the drop neither blocks nor panics, inside or outside a
-/// runtime, and reports nothing. If the runtime is gone, or the store cannot be reached, the lock ends with its TTL. Call
-/// [`release`](Self::release) to know.
+/// Dropping a guard releases its lock in the background: the drop does not panic, inside or outside a runtime, and reports
+/// nothing. If the store cannot be reached the lock ends with its TTL. Call [`release`](Self::release) to know. Mind that
+/// `let _ = locks.acquire(..).await?` drops the guard at once; write `let _guard = ..` to hold the lock until the end of the block.
+///
+/// # Renewal needs a runtime that runs
+///
+/// The client renews its locks in the background, as tasks of the runtime on which it was made. A current-thread runtime runs them only
+/// while somebody is inside `block_on`: between two calls of it, or while a task blocks the thread, nothing is renewed, and after a
+/// TTL the guard is lost. So use a multi-thread runtime, or give the client a thread of its own: `with_background_thread(true)` of its
+/// builder, or `background_thread=true` in its URL.
+///
+/// # At the end of `main`
+///
+/// A guard that is alive when the runtime ends is dropped with it, and nothing in the background runs any more. The end of the runtime
+/// then waits while a thread releases what its clients still hold, for at most half a second each
+/// ([`EXIT_LIMIT`](crate::backend::EXIT_LIMIT)); so does the drop of a guard after that. What is not released by then stays locked
+/// until its lease ends, also for the next run of the program, and a warning on [`tracing`](https://docs.rs/tracing) names it.
+/// `with_release_at_exit(false)` and `release_at_exit=false` turn that off.
+///
+/// Nothing can be done where nothing is dropped: after [`std::process::exit`], an abort or a signal, or for a guard or a runtime in a
+/// static or forgotten; and `shutdown_background` of a runtime does not wait. To be sure, release the guards, or [shut the client down](crate::DistributedLock::shutdown), before `main` ends.
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard {
     hold: Hold,
@@ -157,7 +175,8 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Lost`] if the lock had been lost before. Otherwise the store's last error: the lock ends with its
+    /// [`ErrorKind::Lost`] if the lock had been lost before; [`ErrorKind::Unavailable`] without a runtime, or if that of the client is
+    /// not polled. Otherwise the store's last error: the lock ends with its
     /// TTL, unless the error is [indeterminate](LockError::is_indeterminate) and the lock is free already.
     ///
     /// # Cancel safety

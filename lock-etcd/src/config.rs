@@ -247,7 +247,7 @@ impl fmt::Debug for EtcdLockBuilder {
 /// Opens `etcd://` URLs, and `etcds://` ones with TLS.
 ///
 /// `etcd://[user:password@]host[:2379][,host[:2379]...][/namespace][?parameters]`, with the parameters `ttl`,
-/// `connect_timeout` and `request_timeout` (durations such as `30s`), `tls` (`true` for `etcds://`), and `ca`, `cert` and
+/// `connect_timeout` and `request_timeout` (durations such as `30s`), `background_thread` and `release_at_exit` (`true` or `false`), `tls` (`true` for `etcds://`), and `ca`, `cert` and
 /// `key` (paths of PEM files; each turns TLS on). What the URL leaves out is taken from `LOCK_ETCD_USERNAME`, `LOCK_ETCD_PASSWORD`,
 /// `LOCK_ETCD_CA`, `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY` in the environment; a file from there turns TLS on unless the URL says
 /// `tls=false`.

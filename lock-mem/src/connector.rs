@@ -12,7 +12,8 @@ use crate::{MemLock, MemStore, lock};
 /// | `mem://` | a new one for each connect: two tests do not interfere |
 /// | `mem://name` | the process's [`MemStore::named`] of that name: two connects share their locks |
 ///
-/// The parameter `ttl`, such as `mem://?ttl=5s`, is the TTL of acquisitions that do not ask for one; default: 30 s.
+/// The parameter `ttl`, such as `mem://?ttl=5s`, is the TTL of acquisitions that do not ask for one; default: 30 s. With
+/// `background_thread=true` a thread renews, see [`MemLockBuilder::with_background_thread`](crate::MemLockBuilder::with_background_thread).
 ///
 /// ```
 /// use lock_core::{DistributedLockExt, Registry};
@@ -42,10 +43,13 @@ impl Connector for MemConnector {
     }
 
     async fn connect(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError> {
-        url.check_params(&["ttl"])?;
+        url.check_params(&["ttl", "background_thread"])?;
         let mut builder = MemLock::builder();
         if let Some(ttl) = url.duration("ttl")? {
             builder = builder.with_ttl(ttl);
+        }
+        if let Some(background_thread) = url.flag("background_thread")? {
+            builder = builder.with_background_thread(background_thread);
         }
         match url.endpoints() {
             [] if url.path().is_empty() => {}
@@ -54,7 +58,8 @@ impl Connector for MemConnector {
         }
         match builder.build() {
             Ok(locks) => Ok(Arc::new(locks)),
-            Err(error) => Err(invalid("`ttl` is out of range").caused_by(error)),
+            Err(error) if error.kind() == ErrorKind::InvalidOptions => Err(invalid("`ttl` is out of range").caused_by(error)),
+            Err(error) => Err(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, LockError, LockGuard, LockInfo, LockName, LossReason, Operation,
     Terms, TokenDurability, TtlRange,
-    backend::{Clock, Contact, Grant, Holds, Keeper, Moment, Patience, Tasks, bounded},
+    backend::{Clock, Contact, Grant, Holds, HomeOptions, Keeper, Moment, Patience, Tasks, bounded},
 };
 
 use crate::{
@@ -49,6 +49,7 @@ pub struct MemLock {
 pub struct MemLockBuilder {
     store: MemStore,
     default_ttl: Duration,
+    background_thread: bool,
 }
 
 /// The TTL of acquisitions that do not ask for one.
@@ -85,15 +86,30 @@ impl MemLockBuilder {
         self
     }
 
-    /// Makes the client. Needs no runtime.
+    /// Whether a thread of the client's own renews its locks; default: no, tasks on each runtime that acquires do, while it runs.
+    ///
+    /// With it a guard is renewed whatever the application's runtimes do: a current-thread runtime that does no work outside
+    /// `block_on`, one that is blocked for longer than a TTL, or one that ends. Not for tests that pause time, which that thread's
+    /// runtime does not take part in.
+    pub fn with_background_thread(mut self, background_thread: bool) -> Self {
+        self.background_thread = background_thread;
+        self
+    }
+
+    /// Makes the client. Needs no runtime, unless it is to have a thread.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOptions`] if the default TTL is out of range.
+    /// [`ErrorKind::InvalidOptions`] if the default TTL is out of range; [`ErrorKind::Unavailable`] if there is no runtime, or no thread
+    /// can be started.
     pub fn build(self) -> Result<MemLock, LockError> {
-        let Self { store, default_ttl } = self;
+        let Self { store, default_ttl, background_thread } = self;
         let terms = AcquireOptions::new().resolve(&capabilities(), default_ttl).map_err(|error| error.on("mem"))?;
-        Ok(MemLock { default_ttl: terms.ttl, ..MemLock::on(store) })
+        let tasks = match background_thread {
+            true => Tasks::start(HomeOptions { background_thread, ..HomeOptions::default() }).map_err(|error| error.on("mem"))?,
+            false => Tasks::anywhere(),
+        };
+        Ok(MemLock { default_ttl: terms.ttl, ..MemLock::with_tasks(store, &tasks) })
     }
 }
 
@@ -107,13 +123,17 @@ impl MemLock {
     /// A client with default settings of this store.
     #[must_use]
     pub fn on(store: MemStore) -> Self {
-        let keeper = Keeper::new(Clock::Tokio, MemRenewer(store.clone()), Tasks::anywhere());
-        Self { store, holds: Holds::new("mem", Tasks::anywhere()), keeper, default_ttl: DEFAULT_TTL, capabilities: capabilities() }
+        Self::with_tasks(store, &Tasks::anywhere())
+    }
+
+    fn with_tasks(store: MemStore, tasks: &Tasks) -> Self {
+        let keeper = Keeper::new(Clock::Tokio, MemRenewer(store.clone()), tasks.apart());
+        Self { store, holds: Holds::new("mem", tasks.apart()), keeper, default_ttl: DEFAULT_TTL, capabilities: capabilities() }
     }
 
     /// A client with settings.
     pub fn builder() -> MemLockBuilder {
-        MemLockBuilder { store: MemStore::new(), default_ttl: DEFAULT_TTL }
+        MemLockBuilder { store: MemStore::new(), default_ttl: DEFAULT_TTL, background_thread: false }
     }
 
     /// The store.

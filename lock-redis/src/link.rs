@@ -63,6 +63,8 @@ struct State {
     /// The last attempt was refused by the server, at that time: not repeated at once.
     refused: Option<(Instant, Failure)>,
     closed: bool,
+    /// Nothing is left of what was made on a runtime that has ended.
+    moved: bool,
 }
 
 /// From a failed attempt to the next: however many want a connection to a server that is down, it is asked this often at most.
@@ -172,6 +174,10 @@ impl Shared {
     fn current_or_attempt(self: &Arc<Self>) -> Result<Outcome, watch::Receiver<Option<Outcome>>> {
         let mut useless = None;
         let mut state = locked(&self.state);
+        if self.tasks.have_moved() && !std::mem::replace(&mut state.moved, true) {
+            // Nothing drives any more what was made on the runtime that has ended.
+            (useless, state.attempt) = (state.current.take(), None);
+        }
         if let Some(current) = &state.current {
             if self.is_usable(current) {
                 return Ok(Ok(current.clone()));

@@ -57,12 +57,21 @@
 //! - **Deadline.** A guard is valid until one TTL, less a margin, after its last acknowledged request was *sent*. Past
 //!   that it says [`Lost`](GuardState::Lost), whether or not the network says anything. Renewal runs in the background.
 //! - **Loss is told.** As a [state](LockGuard::state), as a [future](LockGuard::lost), and as an error from [`release`](LockGuard::release).
-//! - **Only your own entry is released**, never a successor's. Dropping a guard releases in the background.
+//! - **Only your own entry is released**, never a successor's. Dropping a guard releases in the background; one that is alive
+//!   at the end of `main` is released as the runtime ends, if that takes no more than half a second.
 //! - **Cancellation leaves nothing behind**: every future may be dropped at any point.
 //! - **Fencing.** Each acquisition has a token larger than all before.
 //!
 //! No lock can stop a process that is paused between looking at its guard and writing. If that must not do damage, the
 //! protected resource has to refuse a [`FencingToken`] smaller than the largest that it has seen.
+//!
+//! # Runtimes
+//!
+//! Every operation needs a Tokio runtime with time and I/O enabled, and says so where there is none. The client's connections and
+//! renewals are tasks of the runtime on which it was made. If that has ended, every operation says so at once; if it is not polled,
+//! within the time of a request. A current-thread runtime that does nothing outside `block_on` renews nothing there, and **loses its
+//! guards** after a TTL. With `background_thread=true` the client has a thread of its own, and neither happens. See [`LockGuard`],
+//! also for what becomes of a guard that is alive at the end of `main`.
 //!
 //! # URLs
 //!
@@ -90,6 +99,8 @@
 //! | `prefix=prod:` | redis | what is put before every name | nothing |
 //! | `replicas=1`, `replica_timeout=1s` | redis, redis+sentinel | how many replicas must confirm a lock, and within which time | none, `1s` |
 //! | `sentinel_username=NAME`, `sentinel_password=SECRET` | redis+sentinel | the sentinels' own credentials | none |
+//! | `background_thread=true` | all | a thread of the client's own for connections, renewals and clean-ups | `false`: the runtime that connects |
+//! | `release_at_exit=false` | etcd, redis | the end of the runtime does not wait for releases, otherwise for at most half a second | `true` |
 //! | `tls=true` | etcd | TLS without any of the files below | off for `etcd://` |
 //! | `ca=FILE` | etcd, redis | PEM file of the authority that signs the server's certificate | the system's |
 //! | `cert=FILE`, `key=FILE` | etcd, redis | PEM files of the client's certificate and private key | none |

@@ -103,9 +103,7 @@ mod several_processes {
     #[cfg(feature = "redis")]
     #[test]
     fn share_the_lock_through_redis() {
-        let server = Server::start("redis", "redis-server", |port, _, _| {
-            ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""].map(str::to_owned).to_vec()
-        });
+        let server = Server::redis();
         if let Some(server) = server {
             lose_nothing(server.url());
             leave_nothing_when_interrupted(server.url());
@@ -115,19 +113,7 @@ mod several_processes {
     #[cfg(feature = "etcd")]
     #[test]
     fn share_the_lock_through_etcd() {
-        let server = Server::start("etcd", "etcd", |port, peer_port, directory| {
-            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-            let pairs = [
-                ("name", "one".to_owned()),
-                ("data-dir", format!("{directory}/data")),
-                ("listen-client-urls", client.clone()),
-                ("advertise-client-urls", client),
-                ("listen-peer-urls", peer.clone()),
-                ("initial-advertise-peer-urls", peer.clone()),
-                ("initial-cluster", format!("one={peer}")),
-            ];
-            pairs.into_iter().map(|(option, value)| format!("--{option}={value}")).collect()
-        });
+        let server = Server::etcd();
         if let Some(server) = server {
             lose_nothing(server.url());
             leave_nothing_when_interrupted(server.url());

@@ -34,7 +34,7 @@ pub struct Left {
     pub ends_in: Duration,
 }
 
-/// Where the tasks of a client run, and what becomes of them when that ends.
+/// Where the tasks of a client run, and whether the end of that is waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct HomeOptions {
     /// Whether the client has a thread of its own for its connections, renewals and clean-ups; default: no, they are on the runtime
@@ -359,3 +359,6 @@ fn stands_still() -> LockError {
                    background thread (`background_thread=true`)";
     LockError::new(ErrorKind::Unavailable, message)
 }
+
+#[cfg(test)]
+mod tests;

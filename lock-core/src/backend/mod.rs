@@ -9,6 +9,7 @@
 //! | [`Holds`] | makes guards, releases them in the background, shuts down |
 //! | [`bounded`] | ends an acquire when its [`Patience`] or its client does |
 //! | [`Contact`], [`Patience`] | whether the store answers, and how long an acquire waits for it and for the lock |
+//! | [`Tasks`], [`Removal`] | where a client's tasks run, and what becomes of clean-ups when that ends |
 //! | [`locked`] | locks a mutex whatever panicked while it was locked |
 //!
 //! A backend makes one [`Holds`] and one [`Keeper`] per client. To acquire it notes [`Clock::now`], sends the request,

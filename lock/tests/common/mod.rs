@@ -1,6 +1,8 @@
 //! A server for one test. The servers of `conformance-tests` can do more, and need a C compiler to build: too much for the
 //! dev-dependencies of a crate whose example is to run with nothing but Rust.
 
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
 use std::{
     env,
     net::{TcpListener, TcpStream},
@@ -17,7 +19,7 @@ pub(crate) struct Server {
 impl Server {
     /// The server whose URL is in the environment as `LOCK_TEST_<NAME>`, or the program of `LOCK_TEST_<NAME>_BIN` or on
     /// `PATH`; `None`, with a message, if there is neither and `LOCK_TEST_REQUIRE_SERVERS` is not set.
-    pub(crate) fn start(scheme: &str, program: &str, arguments: impl FnOnce(u16, u16, &str) -> Vec<String>) -> Option<Self> {
+    fn start(scheme: &str, program: &str, arguments: impl FnOnce(u16, u16, &str) -> Vec<String>) -> Option<Self> {
         let variable = format!("LOCK_TEST_{}", scheme.to_uppercase());
         if let Ok(url) = env::var(&variable) {
             return Some(Self { url, running: None });
@@ -45,8 +47,45 @@ impl Server {
         }
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis() -> Option<Self> {
+        Self::start("redis", "redis-server", |port, _, _| {
+            ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""].map(str::to_owned).to_vec()
+        })
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(crate) fn etcd() -> Option<Self> {
+        Self::start("etcd", "etcd", |port, peer_port, directory| {
+            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+            let pairs = [
+                ("name", "one".to_owned()),
+                ("data-dir", format!("{directory}/data")),
+                ("listen-client-urls", client.clone()),
+                ("advertise-client-urls", client),
+                ("listen-peer-urls", peer.clone()),
+                ("initial-advertise-peer-urls", peer.clone()),
+                ("initial-cluster", format!("one={peer}")),
+            ];
+            pairs.into_iter().map(|(option, value)| format!("--{option}={value}")).collect()
+        })
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Stops the server; `false` if it is not ours.
+    pub(crate) fn end(&mut self) -> bool {
+        let Some((child, _)) = &mut self.running else { return false };
+        child.kill().and_then(|()| child.wait()).unwrap();
+        true
+    }
+
+    /// From now on it is there, and silent; `false` if it is not ours.
+    pub(crate) fn freeze(&mut self) -> bool {
+        let Some((child, _)) = &self.running else { return false };
+        Command::new("kill").args(["-STOP", &child.id().to_string()]).status().unwrap().success()
     }
 
     fn wait_until_it_listens(&self, port: u16) {
