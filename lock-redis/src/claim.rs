@@ -38,6 +38,8 @@ pub(crate) enum Answer {
     Granted(Granted),
     /// Somebody else holds the lock; when the lease ends, if it does.
     Busy(Option<Duration>),
+    /// Granted, but the answer took longer than the lease, or its caller was not polled for so long.
+    Late,
 }
 
 /// The server's grant, to be made a guard.
@@ -94,8 +96,7 @@ impl Claim {
             Ok(token) if Clock::Suspend.now() < deadline(sent, self.validity()) => {
                 Ok(Answer::Granted(Granted { sent, token: FencingToken::new(token), handed_on_since: None }))
             }
-            // The answer took longer than the lease, or was not looked at in time.
-            Ok(_) => Err(Failure::timed_out()),
+            Ok(_) => Ok(Answer::Late),
             Err(expires_in) => {
                 // Earlier requests over this connection took effect earlier, and are over. So are those over others that had
                 // answered before: they are not kept open for as long as this waits.

@@ -49,7 +49,7 @@ impl Core {
                 patience.asked();
                 match self.request(&mut claim, Via::Commands).await {
                     Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await,
-                    Ok((Answer::Busy(_), _)) => patience.answered(),
+                    Ok((Answer::Busy(_) | Answer::Late, _)) => patience.answered(),
                     Err(failure) => patience.failed(claim.error(failure))?,
                 }
             }
@@ -89,6 +89,7 @@ impl Core {
                     // If the release was on its way somebody else was faster: at once over the tracking link.
                     self.found(place, turn, &used, expires_in, Duration::ZERO);
                 }
+                Ok((Answer::Late, _)) => place.pause(trouble.pause()),
                 Err(failure) => {
                     patience.failed(claim.error(failure))?;
                     place.pause(trouble.pause());
@@ -105,6 +106,7 @@ impl Core {
                 match self.request(&mut claim, Via::Commands).await {
                     Ok((Answer::Granted(granted), via)) => return self.confirmed(claim, granted, &via.connection).await.map(Some),
                     Ok((Answer::Busy(_), _)) => return Ok(None),
+                    Ok((Answer::Late, _)) => return Err(claim.error(Failure::timed_out())),
                     // A connection that broke while it was idle is found broken by the next request.
                     Err(failure) if failure.ends_connection() && failure.sent && !retried => retried = true,
                     Err(failure) => return Err(claim.error(failure)),
