@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::error::Failure;
+use crate::{error::Failure, history::Stamp};
 
 /// Sends the transactions of a client to one member, those that are there at the same time as one: group commit.
 ///
@@ -73,6 +73,7 @@ pub(crate) struct Answer {
     pub(crate) succeeded: bool,
     pub(crate) responses: Vec<TxnOpResponse>,
     pub(crate) revision: i64,
+    pub(crate) stamp: Option<Stamp>,
 }
 
 struct Job {
@@ -222,10 +223,11 @@ fn is_everybodys(failure: &Failure) -> bool {
 }
 
 fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
+    let stamp = Stamp::of(whole.header()).map(|stamp| stamp.if_wrote(true));
     let (revision, mut responses) = (revision(whole), whole.op_responses().into_iter());
     for job in batch {
         let responses = responses.by_ref().take(job.request.then.len()).collect();
-        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision }));
+        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, stamp }));
     }
 }
 
@@ -236,7 +238,10 @@ async fn each_alone(batch: Vec<Job>) {
 
 pub(crate) async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
-    Ok(Answer { succeeded: response.succeeded(), revision: revision(&response), responses: response.op_responses() })
+    // Each writes if its condition holds: puts, or deletes what is known to be there.
+    let stamp = Stamp::of(response.header()).map(|stamp| stamp.if_wrote(response.succeeded()));
+    let revision = revision(&response);
+    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, stamp })
 }
 
 fn no_answer() -> EtcdError {

@@ -12,6 +12,7 @@ use crate::{
     core::Core,
     error::Failure,
     ghosts::exorcise,
+    history::Known,
     keys::Prefix,
     note::Note,
     own_entry::OwnEntry,
@@ -67,6 +68,8 @@ struct Request {
     number: u64,
     key: String,
     value: String,
+    /// What was known of the store before: what is older is not of this request's making.
+    known: Known,
     /// An attempt got no answer, and may yet take effect.
     doubtful: AtomicBool,
 }
@@ -100,8 +103,8 @@ impl Request {
         let prefix = core.prefix(name);
         let number = session.places().take(name);
         let key = prefix.key(session.id(), number);
-        let value = Note::waiting(terms).encode();
-        Self { core: Arc::clone(core), session, name: name.clone(), prefix, number, key, value, doubtful: AtomicBool::new(false) }
+        let (value, known) = (Note::waiting(terms).encode(), core.cluster.history().known());
+        Self { core: Arc::clone(core), session, name: name.clone(), prefix, number, key, value, known, doubtful: AtomicBool::new(false) }
     }
 
     /// Runs the request to its end even if the caller goes away. A claim that nobody receives then is dropped, and
@@ -188,12 +191,13 @@ impl Request {
         Ok(answer)
     }
 
-    /// An entry under this request's key is its own only if an attempt of its own may have made it.
+    /// An entry under this request's key is its own only if an attempt of its own may have made it. Keys are used again only when
+    /// their entries are gone: another one has come back.
     fn own_from_a_lost_attempt(&self, created: i64) -> Result<i64, Failure> {
-        if self.doubtful.load(Ordering::Relaxed) {
+        if self.doubtful.load(Ordering::Relaxed) && !self.known.includes(created) {
             return Ok(created);
         }
-        Err(Failure::protocol("an entry is there that this client has not made now; try again"))
+        self.core.cluster.history().came_back(self.known, &self.key).map(|()| created).map_err(Failure::definite)
     }
 
     /// The entry that was expected ahead is not.

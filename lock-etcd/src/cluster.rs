@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, Error as EtcdError, Txn, TxnResponse};
+use etcd_client::{Client, ConnectOptions, Error as EtcdError, KvClient, Txn, TxnResponse};
 use lock_core::{
     ErrorKind, LockError,
     backend::{Clock, Contact, Tasks},
@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::error::Failure;
+use crate::{
+    error::Failure,
+    history::{History, Stamped},
+};
 
 /// Sends every request to one member at a time, and to the next one when that member fails.
 ///
@@ -30,6 +33,7 @@ pub(crate) struct Cluster {
     moved: watch::Sender<usize>,
     times: Times,
     contact: Arc<Contact>,
+    history: History,
 }
 
 /// How long requests may take.
@@ -82,6 +86,7 @@ impl Cluster {
             moved: watch::Sender::new(first),
             times,
             contact: Contact::new(Clock::Suspend),
+            history: History::default(),
         }
     }
 
@@ -92,13 +97,18 @@ impl Cluster {
         let (options, client_of_fallback) = (ConnectOptions::new(), client.clone());
         let member = Member { endpoint: "the given client".into(), options, client, client_of_fallback, home: home.clone() };
         let contact = Contact::new(Clock::Suspend);
-        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times, contact }
+        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times, contact, history: History::default() }
     }
 
     /// The member to talk to, and a client for it.
     pub(crate) async fn client(&self) -> Result<(usize, &Client), Failure> {
         let at = self.current.load(Ordering::Relaxed);
         Ok((at, self.members[at].client().await?))
+    }
+
+    /// How far the store is known to have come.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
     }
 
     /// How long one attempt of a request may take.
@@ -130,12 +140,18 @@ impl Cluster {
         }
     }
 
+    /// Ends all streams, for they may come from a store that is not there any more.
+    pub(crate) fn reopen_streams(&self) {
+        self.moved.send_replace(self.current.load(Ordering::Relaxed));
+    }
+
     /// Makes a request until it is answered, on each member in turn, for at most the request timeout.
     ///
     /// Every request must be safe to repeat: its outcome may be unknown when it is sent again. An error is marked
-    /// indeterminate if any attempt may have taken effect.
+    /// indeterminate if any attempt may have taken effect. An answer that shows that the store went back is an error, too.
     pub(crate) async fn call<T, F, R>(&self, request: F) -> Result<T, Failure>
     where
+        T: Stamped,
         F: Fn(&Client) -> R + Send + Sync,
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
@@ -145,7 +161,7 @@ impl Cluster {
     /// Runs a transaction that is safe to repeat.
     pub(crate) async fn txn(&self, txn: &Txn) -> Result<TxnResponse, Failure> {
         self.call(|etcd| {
-            let (mut kv, txn) = (etcd.kv_client(), txn.clone());
+            let (mut kv, txn) = (kv(etcd), txn.clone());
             async move { kv.txn(txn).await }
         })
         .await
@@ -154,6 +170,7 @@ impl Cluster {
     /// Like [`call`](Self::call), and tells whether an earlier attempt may have taken effect.
     pub(crate) async fn call_repeatedly<T, F, R>(&self, request: F) -> Result<Answered<T>, Failure>
     where
+        T: Stamped,
         F: Fn(&Client) -> R + Send + Sync,
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
@@ -163,6 +180,7 @@ impl Cluster {
     /// Attempts a request for at most `limit` in all, each time for at most `attempt_limit`.
     async fn repeat<T, F, R>(&self, request: F, limit: Duration, attempt_limit: Duration) -> Result<Answered<T>, Failure>
     where
+        T: Stamped,
         F: Fn(&Client) -> R + Send + Sync,
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
@@ -171,12 +189,14 @@ impl Cluster {
         let mut reason = None;
         loop {
             let at = self.current.load(Ordering::Relaxed);
+            let known = self.history.known();
             let attempt = async { request(self.members[at].client().await?).await.map_err(Failure::from) };
             let limit = attempt_limit.min(give_up.saturating_duration_since(Instant::now()));
             self.contact.asked();
             let mut failure = match timeout(limit, attempt).await {
                 Ok(Ok(answer)) => {
                     self.contact.answered();
+                    answer.stamp().map_or(Ok(()), |stamp| self.history.confirm(known, stamp)).map_err(Failure::definite)?;
                     return Ok(Answered { answer, doubtful });
                 }
                 Ok(Err(failure)) => failure,
@@ -215,6 +235,7 @@ impl Cluster {
     /// endpoints.
     pub(crate) async fn first_contact<T, F, R>(&self, limit: Duration, request: F) -> Result<T, LockError>
     where
+        T: Stamped,
         F: Fn(&Client) -> R + Send + Sync,
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
@@ -234,6 +255,14 @@ impl Cluster {
         }
     }
 }
+
+/// A client for keys and values. A member sends answers of any size, and the default limit is 4 MiB: more than a page of long keys.
+pub(crate) fn kv(etcd: &Client) -> KvClient {
+    etcd.kv_client().max_decoding_message_size(LARGEST_ANSWER)
+}
+
+/// Of reads, and of watches that tell of many deletions at one revision, as when a lease with very many entries ends.
+pub(crate) const LARGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -1,7 +1,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use lock_core::{
-    LockError, LockName, Operation, Terms,
+    LockError, LockName, LossReason, Operation, Terms,
     backend::{Holds, Tasks, ensure_runtime},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -9,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     BACKEND,
     batch::{self, Batches},
-    cluster::{Answered, Cluster},
+    cluster::{Answered, Cluster, kv},
     error::{Failure, is_refusal},
     keys::Prefix,
     monitor::Monitor,
@@ -40,7 +41,10 @@ impl Core {
         let holds = Holds::new(BACKEND, home.apart());
         let (watches, serve_watches) = Watches::new(Arc::clone(&cluster));
         let (monitor, serve_monitor) = Monitor::new(Arc::clone(&cluster), watches.clone());
-        for service in [Box::pin(serve_watches) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(serve_monitor)] {
+        let sessions = Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl);
+        let look_for_strays = sessions.look_for_strays(namespace.clone());
+        let served: [BoxFuture<'static, ()>; 3] = [Box::pin(serve_watches), Box::pin(serve_monitor), Box::pin(look_for_strays)];
+        for service in served {
             let stop = stop.clone();
             services.spawn(async move {
                 tokio::select! {
@@ -49,8 +53,8 @@ impl Core {
                 }
             });
         }
-        Arc::new(Self {
-            sessions: Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl),
+        let core = Arc::new(Self {
+            sessions,
             views: Views::new(Arc::clone(&cluster), watches, services.clone(), stop.clone()),
             batches: Batches::new(home.apart(), cluster.attempt_limit()),
             namespace,
@@ -61,7 +65,24 @@ impl Core {
             services,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
-        })
+        });
+        let weak = Arc::downgrade(&core);
+        core.cluster.history().on_rollback(move |error| {
+            if let Some(core) = weak.upgrade() {
+                core.start_over(error);
+            }
+        });
+        core
+    }
+
+    /// Ends what relies on what the store has lost: calls under way fail with this error.
+    fn start_over(&self, error: &LockError) {
+        tracing::warn!(backend = BACKEND, %error, guards = self.holds.live(), "starting over");
+        // Whoever waits learns the reason before the end of the session tells to queue again.
+        self.views.refuse(error);
+        self.holds.lose_all(LossReason::Removed);
+        self.sessions.abandon();
+        self.cluster.reopen_streams();
     }
 
     pub(crate) fn prefix(&self, name: &LockName) -> Prefix {
@@ -72,7 +93,7 @@ impl Core {
     pub(crate) async fn txn(&self, request: &batch::Request) -> Result<Answered<batch::Answer>, Failure> {
         self.cluster
             .call_repeatedly(|etcd| {
-                let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
+                let (batches, kv, request) = (Arc::clone(&self.batches), kv(etcd), request.clone());
                 let have_moved = self.holds.tasks().have_moved();
                 // Senders may have ended with their runtime, and count as there.
                 async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
@@ -85,7 +106,7 @@ impl Core {
         let prefix = self.namespace.as_str();
         self.cluster
             .first_contact(limit, |etcd| {
-                let mut kv = etcd.kv_client();
+                let mut kv = kv(etcd);
                 // Any key below the namespace: whoever may lock there may read it. Without one, a user may be limited to
                 // some names: then the refusal of another is an answer, too.
                 async move {

@@ -51,6 +51,10 @@ pub(crate) async fn hold(claim: Claim, owned_at: i64, terms: &Terms) -> Result<O
     });
     let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep, entry: Arc::clone(&held) as _ });
     let _ = held.trigger.set(LossTrigger::of(&guard));
+    if !held.entry.session.is_current() {
+        // The store has gone back, and whoever ended the guards may not have seen this one.
+        held.lost();
+    }
     core.monitor.granted(&held);
     Ok(Some(guard))
 }

@@ -46,7 +46,8 @@ impl Failure {
         Self { error, transient: true, lease_gone: false }
     }
 
-    fn definite(error: LockError) -> Self {
+    /// An error that another attempt does not change.
+    pub(crate) fn definite(error: LockError) -> Self {
         Self { error, transient: false, lease_gone: false }
     }
 }

@@ -47,6 +47,13 @@ impl Prefix {
     }
 }
 
+/// The lock and the number of a key that [`Prefix::key`] may have made.
+pub(crate) fn parse(namespace: &str, key: &[u8]) -> Option<(LockName, u64)> {
+    let (name, entry) = std::str::from_utf8(key).ok()?.strip_prefix(namespace)?.rsplit_once('/')?;
+    let number = entry.split_once('-').map_or(Ok(0), |(_, number)| u64::from_str_radix(number, 16)).ok()?;
+    Some((LockName::new(name).ok()?, number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +68,17 @@ mod tests {
             [("a/694da1faeab38205", true), ("a/1-2", true), ("a/b/1", false), ("a//1", false), ("a/", false), ("ab/1", false)]
         {
             assert_eq!(prefix.has_entry(key.as_bytes()), ours, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_tells_its_lock_and_number() {
+        let name: LockName = "a/b".parse().unwrap();
+        for number in [0, 1, 16] {
+            assert_eq!(parse("prod/", Prefix::of("prod/", &name).key(0x77, number).as_bytes()), Some((name.clone(), number)));
+        }
+        for foreign in [&b"prod/77"[..], b"test/a/77", b"prod/a/77-x", b"\xff"] {
+            assert_eq!(parse("prod/", foreign), None);
         }
     }
 

@@ -26,6 +26,22 @@
 //! A lock that somebody else removes from the store is told lost within a moment, but not in the first 200 ms of its
 //! hold: until then nothing watches it, so that short holds cost no watch.
 //!
+//! # A store that goes back
+//!
+//! A data directory or a snapshot is restored, a single member is made to lead alone, the data is thrown away, or another cluster
+//! gets the address: then revisions repeat, entries that were removed are back, and entries that are held are gone. A client notices it by
+//! the first answer that is behind what it had been told, or that comes from another cluster, and at the latest some ten seconds
+//! after by entries of its own that are back. It then starts over: all its guards are lost, its leases are revoked, and
+//! calls under way fail with [`Unavailable`](lock_core::ErrorKind::Unavailable) and say from which revision to which the store went. After
+//! that it takes no lock for as long as its longest TTL: an acquire waits, a try-acquire fails. A holder whose link is silent
+//! cannot be told, and keeps its guard until its deadline; after this time no such guard is valid.
+//!
+//! What no client can prevent: one that connects after the restore knows of nothing, and one that was told nothing since the backup has
+//! nothing to compare. Either may be granted a lock that is free in the restored store, with a token that was handed out
+//! before, while a holder of before has not noticed yet: for a second or two if its link is up, until its deadline if
+//! it is silent. To exclude that, keep clients away from a restored store for one TTL, and restore with a revision bump (`etcdutl snapshot
+//! restore --bump-revision 1000000000 --mark-compacted`, in versions that have it).
+//!
 //! # Which servers
 //!
 //! etcd 3.4.31, 3.5.13 or later, for a cluster. In an older one a leader that was paused for longer than a TTL, by a
@@ -46,6 +62,7 @@ mod core;
 mod entry;
 mod error;
 mod ghosts;
+mod history;
 mod keys;
 mod lock;
 mod monitor;
@@ -54,6 +71,7 @@ mod own_entry;
 mod places;
 mod queue;
 mod session;
+mod strays;
 mod view;
 mod watch;
 

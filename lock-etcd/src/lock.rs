@@ -53,11 +53,15 @@ impl EtcdLock {
     }
 
     async fn acquire(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
+        let history = self.0.cluster.history();
+        let known = history.known();
         loop {
             match self.queue(name, terms, patience).await {
                 Ok(Some(guard)) => return Ok(guard),
                 // The entry or its lease was lost while it waited. The wait goes on with a new entry.
                 Ok(None) => {}
+                // No outage to sit out: whoever asks for a lock is to know.
+                Err(failure) if !history.continues(known) => return Err(failure),
                 Err(failure) => {
                     patience.failed(failure)?;
                     tokio::time::sleep(OUTAGE_PAUSE.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
@@ -68,6 +72,7 @@ impl EtcdLock {
 
     async fn queue(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<Option<LockGuard>, LockError> {
         let core = &self.0;
+        core.sessions.settled().await;
         let session = core.sessions.session(terms).await?;
         let look = core.views.look(name);
         let mut claim = match enqueue(core, Arc::clone(&session), name, terms, look).await {
@@ -88,6 +93,8 @@ impl EtcdLock {
         };
         let mut waiter = Waiting { waiter: core.views.join(name, &claim.entry, seen), patience };
         let verdict = tokio::select! {
+            // A store that went back ends both, and the verdict says why.
+            biased;
             verdict = waiter.waiter.verdict() => verdict?,
             () = session.lease().ended().cancelled() => return Ok(None),
         };
@@ -102,8 +109,16 @@ impl EtcdLock {
         }
     }
 
+    /// Whether locks can be taken, or the store has gone back so lately that guards of before may be valid.
+    fn ensure_settled(&self) -> Result<(), LockError> {
+        let Some(left) = self.0.sessions.unsettled() else { return Ok(()) };
+        let message = format!("the store went back; guards of before may be valid for another {left:?}, and until then no lock is taken");
+        Err(LockError::new(ErrorKind::Unavailable, message))
+    }
+
     async fn try_once(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
         loop {
+            self.ensure_settled()?;
             let session = self.0.sessions.session(terms).await?;
             let claim = match enqueue_if_free(&self.0, session, name, terms).await {
                 Err(error) if error.kind() == ErrorKind::Lost => continue,

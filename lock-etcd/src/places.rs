@@ -41,6 +41,11 @@ impl Places {
         self.lock().is_empty()
     }
 
+    /// Whether an entry of this number may be there: taken, and not given back.
+    pub(crate) fn is_taken(&self, name: &LockName, number: u64) -> bool {
+        self.lock().get(name).is_some_and(|numbers| number < numbers.next && !numbers.free.contains(&number))
+    }
+
     /// Only for a number whose key is not in the store, and that no request on its way can put there.
     pub(crate) fn give_back(&self, name: &LockName, number: u64) {
         let mut places = self.lock();
@@ -66,6 +71,7 @@ mod tests {
         assert_eq!([places.take(&a), places.take(&a), places.take(&b), places.take(&a)], [0, 1, 0, 2]);
         assert!(places.are_shared(&a) && !places.are_shared(&b));
         places.give_back(&a, 1);
+        assert!(places.is_taken(&a, 2) && !places.is_taken(&a, 1) && !places.is_taken(&a, 3));
         assert_eq!([places.take(&a), places.take(&a)], [1, 3]);
         for number in [3, 0, 2, 1] {
             places.give_back(&a, number);

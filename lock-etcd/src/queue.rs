@@ -1,10 +1,12 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 #[cfg(test)]
 mod tests;
 
 /// One process's picture of one lock's queue: the entries that matter to its waiters, in the order of their create
 /// revisions, and which of its own waiters is at the head. Synchronous: fed by a watch and by snapshots.
+///
+/// An entry is its create revision *and* its key: in a store that was restored from a backup another one may have the same revision.
 ///
 /// Why no read is needed when the lock changes hands: create revisions only grow, so once all entries up to a waiter's
 /// own are known, the set of *older* entries can only shrink. When it is empty the waiter is at the head, and stays there
@@ -18,13 +20,13 @@ mod tests;
 /// what happened in between, such as the removal of the waiter that is next.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    entries: BTreeMap<i64, String>,
+    entries: BTreeSet<(i64, String)>,
     created: HashMap<String, i64>,
     /// All entries created up to this revision are in the picture unless they were deleted.
     known: Option<i64>,
     watch: Option<WatchState>,
-    /// Own entries that wait, by create revision.
-    waiting: BTreeMap<i64, String>,
+    /// Own entries that wait.
+    waiting: BTreeSet<(i64, String)>,
 }
 
 /// How far an uninterrupted watch has come.
@@ -70,18 +72,18 @@ const REMEMBERED: usize = 256;
 impl Queue {
     /// Adds an own entry that waits.
     pub(crate) fn join(&mut self, key: String, created: i64) -> Verdicts {
-        self.waiting.insert(created, key);
+        self.waiting.insert((created, key));
         self.judge()
     }
 
     /// Forgets an own waiter, whatever became of it.
-    pub(crate) fn leave(&mut self, created: i64) {
-        self.waiting.remove(&created);
+    pub(crate) fn leave(&mut self, key: &str, created: i64) {
+        self.waiting.remove(&(created, key.to_owned()));
     }
 
     /// The oldest entry, if all that are older than its waiters' are known.
     pub(crate) fn holder(&self) -> Option<(i64, &str)> {
-        self.known.and(self.entries.first_key_value()).map(|(created, key)| (*created, key.as_str()))
+        self.known.and(self.entries.first()).map(|(created, key)| (*created, key.as_str()))
     }
 
     /// How many wait here.
@@ -91,20 +93,21 @@ impl Queue {
 
     /// The oldest own entry that waits, after its create revision.
     pub(crate) fn first_waiting(&self) -> Option<(i64, String)> {
-        self.waiting.first_key_value().map(|(created, key)| (*created, key.clone()))
+        self.waiting.first().cloned()
     }
 
     /// How many entries of others a snapshot shows ahead of the first own waiter.
     pub(crate) fn ahead(&self, snapshot: &Snapshot) -> Option<usize> {
-        let (own, _) = self.waiting.first_key_value()?;
+        let (own, _) = self.waiting.first()?;
         Some(snapshot.entries.iter().filter(|(_, created)| created < own).count())
     }
 
     /// The entry so many places ahead of the first own waiter, if all that are there take turns: those at the end of the
     /// queue had theirs just before its head.
     pub(crate) fn neighbour(&self, snapshot: &Snapshot, ahead: usize) -> Option<String> {
-        let (own, _) = self.waiting.first_key_value()?;
-        let mut others: Vec<_> = snapshot.entries.iter().filter(|(_, created)| !self.waiting.contains_key(created)).collect();
+        let (own, _) = self.waiting.first()?;
+        let is_own = |key: &str, created: i64| self.waiting.contains(&(created, key.to_owned()));
+        let mut others: Vec<_> = snapshot.entries.iter().filter(|(key, created)| !is_own(key, *created)).collect();
         // Away from the own one towards the head, and from there on from the end.
         others.sort_by_key(|(_, created)| (created > own, std::cmp::Reverse(*created)));
         others.get(ahead.checked_sub(1)?).map(|(key, _)| key.clone())
@@ -126,7 +129,7 @@ impl Queue {
     /// Whether a snapshot is needed for somebody who waits.
     pub(crate) fn needs_snapshot(&self) -> bool {
         let Some(watch) = &self.watch else { return false };
-        let Some((last, _)) = self.waiting.last_key_value() else { return false };
+        let Some((last, _)) = self.waiting.last() else { return false };
         // Those that come after a snapshot are placed by the events of their own creation.
         self.known.is_none_or(|known| known < *last && !watch.creations)
     }
@@ -142,7 +145,7 @@ impl Queue {
         let (creations, reached) = (watch.creations, watch.reached);
         let overtaken: Vec<String> = watch.deleted.iter().filter(|(at, _)| *at > revision).map(|(_, key)| key.clone()).collect();
         // With creations reported, what was created after the snapshot is in the picture already.
-        let later = self.entries.split_off(&revision.saturating_add(1));
+        let later = self.entries.split_off(&(revision.saturating_add(1), String::new()));
         self.entries.clear();
         self.created.clear();
         let later = later.into_iter().filter(|_| creations).map(|(created, key)| (key, created));
@@ -175,16 +178,16 @@ impl Queue {
 
     fn insert(&mut self, key: String, created: i64) {
         if let Some(earlier) = self.created.insert(key.clone(), created) {
-            self.entries.remove(&earlier);
+            self.entries.remove(&(earlier, key.clone()));
         }
-        self.entries.insert(created, key);
+        self.entries.insert((created, key));
     }
 
     fn remove(&mut self, key: String, at: i64) {
         // Keys are used again: a snapshot ahead of the watch may show a later entry under this one.
         if let Some(created) = self.created.get(&key).copied().filter(|created| *created < at) {
             self.created.remove(&key);
-            self.entries.remove(&created);
+            self.entries.remove(&(created, key.clone()));
         }
         let Some(watch) = &mut self.watch else { return };
         watch.deleted.push_back((at, key));
@@ -207,13 +210,13 @@ impl Queue {
     /// Evicts the waiters that the picture should show and does not; grants the head if it is one of ours.
     fn judge(&mut self) -> Verdicts {
         let Some(known) = self.known else { return Vec::new() };
-        let missing = |created: &i64| !self.entries.contains_key(created);
-        let gone: Vec<i64> = self.waiting.range(..=known).map(|(created, _)| *created).filter(missing).collect();
+        let due = self.waiting.iter().take_while(|(created, _)| *created <= known);
+        let gone: Vec<_> = due.filter(|waiter| !self.entries.contains(*waiter)).cloned().collect();
         let revision = known.max(self.watch.as_ref().map_or(0, |watch| watch.reached));
-        let evicted = gone.iter().filter_map(|created| self.waiting.remove(created)).map(|key| (key, Verdict::Evicted));
-        let mut verdicts: Verdicts = evicted.collect();
-        if let Some((head, _)) = self.entries.first_key_value().filter(|(head, _)| **head <= known)
-            && let Some(key) = self.waiting.remove(head)
+        self.waiting.retain(|waiter| !gone.contains(waiter));
+        let mut verdicts: Verdicts = gone.into_iter().map(|(_, key)| (key, Verdict::Evicted)).collect();
+        if let Some(head) = self.entries.first().filter(|(head, _)| *head <= known)
+            && let Some((_, key)) = self.waiting.take(head)
         {
             verdicts.push((key, Verdict::Granted { revision }));
         }

@@ -11,11 +11,11 @@ use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
 use lock_core::{
     ErrorKind, LockError, LossReason, Operation, Terms,
-    backend::{Clock, Keep, Keeper, Lease, Left, Removal, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
+    backend::{Clock, Keep, Keeper, Lease, Left, Moment, Removal, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, error::Failure, ghosts::Ghosts, places::Places};
+use crate::{cluster::Cluster, error::Failure, ghosts::Ghosts, history::Known, places::Places, strays};
 
 /// A lease in etcd that keeps any number of entries, and that is renewed as one.
 ///
@@ -23,6 +23,8 @@ use crate::{cluster::Cluster, error::Failure, ghosts::Ghosts, places::Places};
 #[derive(Debug)]
 pub(crate) struct Session {
     granted: Granted,
+    /// What was known of the store when the lease was granted: it is of no use once the store has gone back.
+    known: Known,
     lease: Arc<Lease>,
     keep: Mutex<Option<Keep>>,
     places: Places,
@@ -39,6 +41,10 @@ struct Home {
     keeper: Arc<Keeper<LeaseRenewer>>,
     tasks: Tasks,
     closing: CancellationToken,
+    /// All sessions, by the ids of their leases.
+    all: Mutex<HashMap<i64, Weak<Session>>>,
+    /// The store went back: until then guards may be valid whose clients cannot be told.
+    unsettled_until: Mutex<Option<Moment>>,
 }
 
 impl Session {
@@ -70,6 +76,11 @@ impl Session {
         self.lease.deadline().is_ok()
     }
 
+    /// Whether the store has not gone back since the lease was granted.
+    pub(crate) fn is_current(&self) -> bool {
+        self.home.cluster.history().continues(self.known)
+    }
+
     /// Turns the renewal of a session of one's own from waiting to holding: from now on as `terms` say.
     ///
     /// # Errors
@@ -87,6 +98,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.ghosts.lay_to_rest();
+        locked(&self.home.all).remove(&self.granted.id);
         let revocation = Revocation { home: Arc::clone(&self.home), id: self.granted.id, lease: Arc::clone(&self.lease) };
         if self.places.are_free() {
             // Nothing is locked by it: if its runtime ends before, the lease may as well run out.
@@ -145,7 +157,7 @@ async fn revoke(cluster: &Cluster, id: i64) -> Result<bool, Failure> {
 pub(crate) struct Sessions {
     home: Arc<Home>,
     default_ttl: Duration,
-    shared: Mutex<Shared>,
+    shared: Arc<Mutex<Shared>>,
     granting: tokio::sync::Mutex<()>,
 }
 
@@ -158,13 +170,20 @@ struct Shared {
     retired: Vec<Weak<Session>>,
 }
 
+impl Shared {
+    /// Those in use, and those that were.
+    fn all(&self) -> Vec<Weak<Session>> {
+        self.by_ttl.values().chain(&self.retired).cloned().collect()
+    }
+}
+
 impl Sessions {
     pub(crate) fn new(cluster: Arc<Cluster>, tasks: Tasks, closing: CancellationToken, default_ttl: Duration) -> Self {
         let keeper = Keeper::new(Clock::Suspend, LeaseRenewer { cluster: Arc::clone(&cluster) }, tasks.apart());
         Self {
-            home: Arc::new(Home { cluster, keeper, tasks, closing }),
+            home: Arc::new(Home { cluster, keeper, tasks, closing, all: Mutex::default(), unsettled_until: Mutex::default() }),
             default_ttl,
-            shared: Mutex::default(),
+            shared: Arc::default(),
             granting: tokio::sync::Mutex::default(),
         }
     }
@@ -221,7 +240,7 @@ impl Sessions {
 
     fn shared(&self, ttl: Duration) -> Option<Arc<Session>> {
         let shared = locked(&self.shared);
-        shared.by_ttl.get(&ttl)?.upgrade().filter(|session| session.is_alive())
+        shared.by_ttl.get(&ttl)?.upgrade().filter(|session| session.is_alive() && session.is_current())
     }
 
     /// Grants a lease. A session that nobody receives any more is dropped, and revokes it.
@@ -259,6 +278,52 @@ impl Sessions {
         let _ = tokio::time::timeout(SHUTDOWN_LIMIT, self.home.tasks.idle()).await;
     }
 
+    /// Ends all sessions of a store that went back: their leases, which may have come back with entries that had been removed, are not
+    /// renewed any more, and are revoked. Nothing is acquired for a while, see [`settled`](Self::settled).
+    pub(crate) fn abandon(&self) {
+        let sessions: Vec<_> = locked(&self.home.all).values().filter_map(Weak::upgrade).collect();
+        let longest = sessions.iter().map(|session| session.granted.ttl).max().unwrap_or_default().max(self.default_ttl);
+        *locked(&self.home.unsettled_until) = Some(Clock::Suspend.now() + longest);
+        for session in sessions {
+            session.lease.lose(LossReason::Removed);
+            drop(locked(&session.keep).take());
+            let home = Arc::clone(&self.home);
+            self.home.tasks.spawn(async move { home.revoke_in_time(session.granted).await });
+        }
+    }
+
+    /// Looks again and again for entries that are back, in all sessions that may outlive their entries.
+    pub(crate) fn look_for_strays(&self, namespace: String) -> impl Future<Output = ()> + Send + use<> {
+        let (home, shared) = (Arc::clone(&self.home), Arc::clone(&self.shared));
+        async move {
+            loop {
+                tokio::time::sleep(strays::PERIOD).await;
+                let sessions = locked(&shared).all();
+                for session in sessions.iter().filter_map(Weak::upgrade).filter(|session| session.is_alive()) {
+                    strays::look(&home.cluster, &namespace, &session).await;
+                }
+            }
+        }
+    }
+
+    /// How long guards may still be valid that were granted before the store went back, by clients that it cannot tell: as long as the
+    /// longest TTL of this client. What they hold is free in the store, and a new guard might even get the same token.
+    pub(crate) fn unsettled(&self) -> Option<Duration> {
+        let mut until = locked(&self.home.unsettled_until);
+        let left = (*until)?.saturating_since(Clock::Suspend.now());
+        if left.is_zero() {
+            *until = None;
+        }
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Waits until no such guard can be valid any more.
+    pub(crate) async fn settled(&self) {
+        while let Some(left) = self.unsettled() {
+            Clock::Suspend.sleep_until(Clock::Suspend.now() + left).await;
+        }
+    }
+
     /// How many leases are kept alive.
     pub(crate) fn kept(&self) -> usize {
         self.home.keeper.kept()
@@ -268,7 +333,7 @@ impl Sessions {
 impl Home {
     /// Grants a lease; it is renewed while its acquisition waits, whatever the terms say of its hold.
     async fn grant(self: &Arc<Self>, id: i64, terms: &Terms) -> Result<Arc<Session>, LockError> {
-        let sent = Clock::Suspend.now();
+        let (known, sent) = (self.cluster.history().known(), Clock::Suspend.now());
         let seconds = i64::try_from(terms.ttl.as_secs()).unwrap_or(i64::MAX);
         let answer = self.cluster.call(|client| {
             let mut leases = client.lease_client();
@@ -285,15 +350,26 @@ impl Home {
         let mut waiting = terms.clone();
         (waiting.renew, waiting.max_hold) = (true, None);
         let (lease, keep) = self.keeper.keep(Arc::new(granted), sent, ttl, &waiting);
-        Ok(Arc::new(Session {
+        let session = Arc::new(Session {
             granted,
+            known,
             lease,
             keep: Mutex::new(Some(keep)),
             places: Places::default(),
             ghosts: Ghosts::default(),
             revoked: AtomicBool::new(false),
             home: Arc::clone(self),
-        }))
+        });
+        locked(&self.all).insert(id, Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    /// Revokes a lease that nobody renews any more, as long as it may be there.
+    async fn revoke_in_time(&self, lease: Granted) {
+        let gone_by = Clock::Suspend.now() + lease.ttl;
+        while revoke(&self.cluster, lease.id).await.is_err() && Clock::Suspend.now() < gone_by && !self.closing.is_cancelled() {
+            tokio::time::sleep(REVOKE_PAUSE).await;
+        }
     }
 
     /// Revokes a lease that a request may still grant: now, or when that request cannot take effect any more.

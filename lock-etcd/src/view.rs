@@ -138,6 +138,12 @@ impl Views {
         }
     }
 
+    /// Fails all waiters, and those that join before their views are closed.
+    pub(crate) fn refuse(&self, error: &LockError) {
+        let open: Vec<_> = locked(&self.open).values().cloned().collect();
+        open.iter().for_each(|view| view.refused(repeated(error)));
+    }
+
     pub(crate) fn forget_neighbour(&self, name: &LockName) {
         if let Some(view) = locked(&self.open).get(name) {
             view.state().approached.neighbour = None;
@@ -230,6 +236,9 @@ impl Serving {
                     if !failure.transient {
                         view.refused(failure.error);
                     }
+                    look_again = Instant::now() + READ_PAUSE;
+                } else if view.state().queue.needs_snapshot() {
+                    // Whoever joined meanwhile has woken this task. The others should have been in the picture.
                     look_again = Instant::now() + READ_PAUSE;
                 } else {
                     continue;
@@ -432,7 +441,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut state = self.view.state();
-        state.queue.leave(self.created);
+        state.queue.leave(&self.key, self.created);
         state.waiters.remove(&self.key);
         state.settle(Verdicts::new());
         let idle = state.idle_since.is_some();

@@ -16,7 +16,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{cluster::Cluster, error::watch_refused};
+use crate::{
+    cluster::{Cluster, LARGEST_ANSWER},
+    error::watch_refused,
+    history::Stamp,
+};
 
 /// All watches of one client on one stream, re-created when the stream breaks or its member fails.
 #[derive(Clone, Debug)]
@@ -156,13 +160,13 @@ impl Server {
 
     /// Opens one stream with all watches on it and serves it until it ends.
     async fn stream(&mut self) -> End {
-        let mut moves = self.cluster.moves();
+        let (mut moves, known) = (self.cluster.moves(), self.cluster.history().known());
         let Some((&first, (watched, _))) = self.open.iter().next() else { return End::Idle };
         let opening = self.cluster.client();
         let (member, stream) = match timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok((member, client))) => {
                 let (key, options) = request(first, watched);
-                let mut watches = client.watch_client();
+                let mut watches = client.watch_client().max_decoding_message_size(LARGEST_ANSWER);
                 (member, timeout(OPEN_TIMEOUT, async move { watches.watch(key, Some(options)).await }).await)
             }
             // Calls meet the same trouble, and move on.
@@ -196,6 +200,9 @@ impl Server {
                         self.cluster.move_on(member);
                         return End::Broken;
                     };
+                    if let Some(stamp) = Stamp::of(answer.header()) {
+                        self.cluster.history().note(known, stamp);
+                    }
                     if !self.answer(&answer, &mut unanswered) {
                         // A token that has run out looks like a missing permission: try once with a new one.
                         if let Ok((_, client)) = self.cluster.client().await {

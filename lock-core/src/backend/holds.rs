@@ -135,6 +135,20 @@ impl Holds {
         guard
     }
 
+    /// Makes all live guards lost and ends their renewal: for a client whose store has lost what it held. Nothing is released.
+    pub fn lose_all(&self, reason: LossReason) {
+        drop(self.end_all(reason));
+    }
+
+    fn end_all(&self, reason: LossReason) -> Vec<Arc<Acquisition>> {
+        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
+        for acquisition in &live {
+            acquisition.finish(GuardState::Lost(reason));
+            acquisition.stop_renewal();
+        }
+        live
+    }
+
     /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does so too.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -159,11 +173,7 @@ impl Holds {
     async fn release_all(&self) -> Result<(), LockError> {
         ensure_runtime()?;
         self.closed.store(true, Ordering::Release);
-        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
-        for acquisition in &live {
-            acquisition.finish(GuardState::Lost(LossReason::Shutdown));
-            acquisition.stop_renewal();
-        }
+        let live = self.end_all(LossReason::Shutdown);
         // Not before: whoever hears of it may remove what a guard still counted on.
         self.closing.cancel();
         self.tasks.ensure_removing()?;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -109,6 +111,20 @@ fn a_key_that_is_used_again_is_another_entry() {
     queue.join("me".into(), 8);
     assert!(queue.changes(7, vec![deleted("me")]).is_empty(), "the entry that had this key before");
     assert_eq!(queue.changes(9, vec![deleted("a")]), granted("me", 9));
+}
+
+#[test]
+fn another_entry_with_the_same_create_revision_is_not_the_own_one() {
+    for watched in [true, false] {
+        let mut queue = if watched { watched_from(5, false) } else { Queue::default() };
+        queue.join("me".into(), 7);
+        // The store went back to before 7, and went on.
+        assert_eq!(queue.snapshot(snapshot(&[("another", 7)], 9)), vec![("me".to_owned(), Verdict::Evicted)]);
+    }
+    let mut queue = watched_from(5, false);
+    queue.join("me".into(), 7);
+    assert!(queue.snapshot(snapshot(&[("another", 7), ("me", 7)], 9)).is_empty(), "the other is there as well");
+    assert_eq!(queue.changes(10, vec![deleted("another")]), granted("me", 10));
 }
 
 /// A store, and a watch that delivers its history with any delay and any gaps.

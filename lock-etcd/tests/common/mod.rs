@@ -14,6 +14,7 @@ use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, LockError, 
 use lock_etcd::{EtcdLock, EtcdLockBuilder};
 use tokio::task::JoinHandle;
 
+pub(crate) mod backup;
 pub(crate) mod dead;
 pub(crate) mod metrics;
 pub(crate) mod peers;
