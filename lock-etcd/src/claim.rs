@@ -8,12 +8,13 @@ use lock_core::{ErrorKind, LockError, LockName, LossReason, Terms, backend::Fini
 
 use crate::{
     batch::{self, Company},
-    cluster::Answered,
+    cluster::{Answered, kv},
     core::Core,
     error::Failure,
     ghosts::exorcise,
     history::Known,
     keys::Prefix,
+    listing::Listing,
     note::Note,
     own_entry::OwnEntry,
     queue::Snapshot,
@@ -205,7 +206,7 @@ impl Request {
         self.core.views.forget_neighbour(&self.name);
         let prefix = self.prefix.as_str();
         let answer = self.core.cluster.call(|etcd| {
-            let mut kv = etcd.kv_client();
+            let mut kv = kv(etcd);
             async move { kv.get(prefix, Some(some())).await }
         });
         match answer.await {
@@ -221,11 +222,9 @@ impl Request {
 
     async fn enqueue_if_free(&self) -> Result<Option<Claim>, Failure> {
         let mut free = Compare::create_revision(self.prefix.as_str(), CompareOp::Equal, 0).with_prefix();
-        for attempt in 0..NESTED_ATTEMPTS {
+        for _ in 0..NESTED_ATTEMPTS {
             // One entry is enough to know that the lock is taken: a few keys show one, unless longer names hide it.
-            let limit = if attempt == 0 { 16 } else { 0 };
-            let list = GetOptions::new().with_prefix().with_keys_only().with_limit(limit);
-            let otherwise = [self.own(), TxnOp::get(self.prefix.as_str(), Some(list))];
+            let otherwise = [self.own(), TxnOp::get(self.prefix.as_str(), Some(some()))];
             let (then, otherwise) = (vec![self.put()], otherwise.to_vec());
             let request = batch::Request { when: free.clone(), then, otherwise, company: Company::None, expects_others: false };
             let answer = self.txn(request).await?;
@@ -240,11 +239,16 @@ impl Request {
             if found.kvs().iter().any(|kv| self.prefix.has_entry(kv.key())) {
                 return Ok(None);
             }
+            let mut revision = answer.revision;
             if found.more() {
-                continue;
+                let listing = Listing::read(&self.core.cluster, &self.prefix, None).await?;
+                if !listing.entries.is_empty() {
+                    return Ok(None);
+                }
+                revision = listing.revision;
             }
             // Only locks with longer names are below the prefix: free, unless something was created there since.
-            let unchanged = answer.revision.saturating_add(1);
+            let unchanged = revision.saturating_add(1);
             free = Compare::create_revision(self.prefix.as_str(), CompareOp::Less, unchanged).with_prefix();
         }
         Ok(None)

@@ -97,7 +97,14 @@ impl Cluster {
         let (options, client_of_fallback) = (ConnectOptions::new(), client.clone());
         let member = Member { endpoint: "the given client".into(), options, client, client_of_fallback, home: home.clone() };
         let contact = Contact::new(Clock::Suspend);
-        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times, contact, history: History::default() }
+        Self {
+            members: vec![member],
+            current: AtomicUsize::new(0),
+            moved: watch::Sender::new(0),
+            times,
+            contact,
+            history: History::default(),
+        }
     }
 
     /// The member to talk to, and a client for it.

@@ -28,9 +28,30 @@ impl Prefix {
         }
     }
 
-    /// Whether a key is an entry of this lock, rather than of one with a longer name.
+    /// Where the keys below the prefix end.
+    pub(crate) fn end(&self) -> String {
+        // What follows the slash among the characters.
+        format!("{}0", self.0.strip_suffix('/').unwrap_or(&self.0))
+    }
+
+    /// Whether a key stands in the queue of this lock, rather than of one with a longer name.
+    ///
+    /// Any key directly below the name does, whoever wrote it: Go's mutex waits for all of them, and so must we.
     pub(crate) fn has_entry(&self, key: &[u8]) -> bool {
         key.strip_prefix(self.0.as_bytes()).is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
+    }
+
+    /// What a key in the queue of this lock is if it is not a lock's entry: those are named after the lease that they are attached to.
+    ///
+    /// Our keys and those of Go, `etcdctl lock`, jetcd and the Lock RPC begin with the lease in hex, and go on with anything.
+    pub(crate) fn stranger(&self, kv: &KeyValue) -> Option<String> {
+        let key = String::from_utf8_lossy(kv.key());
+        let (lease, name) = (kv.lease(), key.strip_prefix(&self.0).unwrap_or(&key));
+        if lease != 0 && name.starts_with(&format!("{lease:x}")) {
+            return None;
+        }
+        let why = if lease == 0 { "it has no lease" } else { "it is not named after its lease" };
+        Some(format!("`{key}`, not a lock's entry: {why}"))
     }
 
     /// The entries of this lock among the keys that a read has found at a revision.

@@ -42,6 +42,12 @@
 //! it is silent. To exclude that, keep clients away from a restored store for one TTL, and restore with a revision bump (`etcdutl snapshot
 //! restore --bump-revision 1000000000 --mark-compacted`, in versions that have it).
 //!
+//! # What else is in the store
+//!
+//! A key directly below a lock's name that is not an entry, such as data of an application, blocks the lock for as long as it is there, as
+//! it does for Go's mutex: ours could ignore it only by being granted together with Go's. A warning is logged, and inspect and
+//! the error of an acquire that timed out name the key. Force-release refuses to remove it.
+//!
 //! # Which servers
 //!
 //! etcd 3.4.31, 3.5.13 or later, for a cluster. In an older one a leader that was paused for longer than a TTL, by a
@@ -64,6 +70,7 @@ mod error;
 mod ghosts;
 mod history;
 mod keys;
+mod listing;
 mod lock;
 mod monitor;
 mod note;

@@ -1,9 +1,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, SortOrder, SortTarget, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, TxnOp};
 use lock_core::{
-    AcquireOptions, Capabilities, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName, Operation, Terms,
+    AcquireOptions, Capabilities, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName, Operation, OwnerId,
+    Terms,
     backend::{Patience, bounded},
 };
 
@@ -12,10 +13,12 @@ use crate::{
     batch::{self, Company},
     capabilities,
     claim::{Glance, enqueue, enqueue_if_free},
+    cluster::kv,
     config::EtcdLockBuilder,
     core::Core,
     entry::hold,
     keys::Prefix,
+    listing::{Listing, is_revision_gone},
     note::Note,
     queue::Verdict,
     view::{Seen, Waiter},
@@ -109,6 +112,14 @@ impl EtcdLock {
         }
     }
 
+    /// An acquire that had to wait because the store went back did not meet contention.
+    fn explain(&self, error: LockError) -> LockError {
+        match self.ensure_settled() {
+            Err(unsettled) if error.kind() == ErrorKind::TimedOut => unsettled,
+            _ => error,
+        }
+    }
+
     /// Whether locks can be taken, or the store has gone back so lately that guards of before may be valid.
     fn ensure_settled(&self) -> Result<(), LockError> {
         let Some(left) = self.0.sessions.unsettled() else { return Ok(()) };
@@ -132,54 +143,56 @@ impl EtcdLock {
         }
     }
 
-    /// All entries of a name, the holder first.
-    async fn entries(&self, prefix: &Prefix) -> Result<(GetResponse, Vec<KeyValue>), LockError> {
-        let answer = self
-            .0
-            .cluster
-            .call(|etcd| {
-                let mut kv = etcd.kv_client();
-                let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
-                let prefix = prefix.as_str();
-                async move { kv.get(prefix, Some(options)).await }
-            })
-            .await
-            .map_err(|failure| failure.error)?;
-        let entries = answer.kvs().iter().filter(|kv| prefix.has_entry(kv.key())).cloned().collect();
-        Ok((answer, entries))
+    async fn list(&self, prefix: &Prefix) -> Result<Listing, LockError> {
+        Listing::read(&self.0.cluster, prefix, None).await.map_err(|failure| failure.error)
     }
 
     async fn look(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
         let prefix = self.0.prefix(name);
-        let (_, entries) = self.entries(&prefix).await?;
-        let Some(holder) = entries.first() else { return Ok(None) };
-        let note = Note::decode(holder.value());
+        let listing = self.list(&prefix).await?;
+        let Some(holder) = listing.first() else { return Ok(None) };
+        let entries = listing.entries.iter().filter(|entry| prefix.stranger(entry).is_none()).count() as u64;
+        let (mut info, waiters) = match prefix.stranger(holder) {
+            Some(stranger) => (LockInfo::new(OwnerId::new(stranger)), entries),
+            None => (self.holder(&prefix, holder, listing.revision).await?, entries - 1),
+        };
+        info.waiters = Some(waiters);
+        info.expires_in = self.expiry(holder.lease()).await?;
+        Ok(Some(info))
+    }
+
+    async fn holder(&self, prefix: &Prefix, holder: &KeyValue, revision: i64) -> Result<LockInfo, LockError> {
+        let note = self.note(holder, revision).await?;
         let mut info = LockInfo::new(prefix.owner(&String::from_utf8_lossy(holder.key()), holder.create_revision()));
         info.token = match note.token() {
             Some(token) => Some(token),
-            None => self.token_of(&prefix, holder).await,
+            None => self.token_of(prefix, holder).await,
         };
         info.since = note.since();
         info.metadata = note.into_metadata();
-        info.waiters = Some(entries.len() as u64 - 1);
-        info.expires_in = self.expiry(holder.lease()).await?;
-        Ok(Some(info))
+        Ok(info)
+    }
+
+    /// What an entry said at a revision; nothing if that has been compacted.
+    async fn note(&self, entry: &KeyValue, revision: i64) -> Result<Note, LockError> {
+        let answer = self.0.cluster.call(|etcd| {
+            let (mut kv, key) = (kv(etcd), entry.key().to_vec());
+            async move { kv.get(key, Some(GetOptions::new().with_revision(revision))).await }
+        });
+        match answer.await {
+            Ok(found) => Ok(found.kvs().first().map(|kv| Note::decode(kv.value())).unwrap_or_default()),
+            Err(failure) if is_revision_gone(&failure) => Ok(Note::default()),
+            Err(failure) => Err(failure.error),
+        }
     }
 
     /// The token of a holder that wrote none: if it was alone when it was created, that is its token. Else it waited,
     /// and only itself knows since when it owns the lock.
     async fn token_of(&self, prefix: &Prefix, holder: &KeyValue) -> Option<FencingToken> {
         let created = holder.create_revision();
-        let answer = self.0.cluster.call(|etcd| {
-            let mut kv = etcd.kv_client();
-            let options = GetOptions::new().with_prefix().with_keys_only().with_revision(created);
-            let prefix = prefix.as_str();
-            async move { kv.get(prefix, Some(options)).await }
-        });
         // A revision that has been compacted tells nothing.
-        let answer = answer.await.ok()?;
-        let alone = answer.kvs().iter().filter(|kv| prefix.has_entry(kv.key())).count() == 1;
-        alone.then(|| FencingToken::new(created.unsigned_abs()))
+        let listing = Listing::read(&self.0.cluster, prefix, Some(created)).await.ok()?;
+        (listing.entries.len() == 1).then(|| FencingToken::new(created.unsigned_abs()))
     }
 
     async fn expiry(&self, lease: i64) -> Result<Option<Duration>, LockError> {
@@ -196,8 +209,12 @@ impl EtcdLock {
 
     async fn force(&self, name: &LockName) -> Result<bool, LockError> {
         let prefix = self.0.prefix(name);
-        let (_, entries) = self.entries(&prefix).await?;
-        let Some(holder) = entries.first() else { return Ok(false) };
+        let listing = self.list(&prefix).await?;
+        let Some(holder) = listing.first() else { return Ok(false) };
+        if let Some(stranger) = prefix.stranger(holder) {
+            let message = format!("the lock is blocked by {stranger}; nothing was removed: remove it if nobody needs it");
+            return Err(LockError::new(ErrorKind::Protocol, message));
+        }
         let same = Compare::create_revision(holder.key(), CompareOp::Equal, holder.create_revision());
         let then = vec![TxnOp::delete(holder.key(), None)];
         // A holder that went by itself in between was there to be released all the same.
@@ -238,7 +255,8 @@ impl DistributedLock for EtcdLock {
         let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
         let cluster = &self.0.cluster;
         let patience = Patience::new(Arc::clone(cluster.contact()), &terms, cluster.request_limit());
-        bounded(&self.0.holds, Some(&patience), self.acquire(name, &terms, &patience)).await.map_err(context)
+        let outcome = bounded(&self.0.holds, Some(&patience), self.acquire(name, &terms, &patience)).await;
+        outcome.map_err(|error| self.explain(error)).map_err(context)
     }
 
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {

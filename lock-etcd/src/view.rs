@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{GetOptions, ResponseHeader};
 use lock_core::{
     ErrorKind, LockError, LockName, OwnerId,
     backend::{Tasks, locked},
@@ -17,10 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    BACKEND,
     claim::Look,
     cluster::Cluster,
     error::Failure,
     keys::Prefix,
+    listing::Listing,
     own_entry::OwnEntry,
     queue::{Queue, Snapshot, Verdict, Verdicts},
     watch::{Watch, Watched, Watches},
@@ -65,6 +66,8 @@ struct State {
     idle_since: Option<Instant>,
     /// The queue is long, and not with waiters of this process: not worth watching when nobody waits here.
     crowded: bool,
+    /// The key that is at the head of the queue and is not a lock's entry, and what it is.
+    blocked_by: Option<(Vec<u8>, String)>,
     /// Refused by the server: new waiters get the error, and the view closes.
     refused: Option<LockError>,
 }
@@ -338,18 +341,16 @@ impl View {
 
     async fn read(&self, cluster: &Cluster) -> Result<(), Failure> {
         let asked = Instant::now();
-        let answer = cluster
-            .call(|client| {
-                let mut kv = client.kv_client();
-                let prefix = self.prefix.as_str();
-                async move { kv.get(prefix, Some(GetOptions::new().with_prefix().with_keys_only())).await }
-            })
-            .await?;
-        let revision = answer.header().map_or(0, ResponseHeader::revision);
+        let listing = Listing::read(cluster, &self.prefix, None).await?;
+        let blocked_by = listing.first().and_then(|first| Some((first.key().to_vec(), self.prefix.stranger(first)?)));
         let mut state = self.state();
+        if let Some((_, stranger)) = blocked_by.as_ref().filter(|_| state.blocked_by != blocked_by) {
+            tracing::warn!(backend = BACKEND, below = self.prefix.as_str(), "a lock is blocked by {stranger}");
+        }
+        state.blocked_by = blocked_by;
         state.suspicion =
             state.suspicion.filter(|suspicion| suspicion.read_at > asked).or_else(|| state.suspicion.and_then(Suspicion::next));
-        let snapshot = self.prefix.snapshot(answer.kvs(), revision);
+        let snapshot = self.prefix.snapshot(&listing.entries, listing.revision);
         if !state.crowded {
             state.approached.neighbour = None;
         } else if let Some(ahead) = state.queue.ahead(&snapshot)
@@ -431,9 +432,12 @@ impl Waiter {
 }
 
 impl Waiter {
-    /// Who holds the lock, as far as is known.
+    /// Who holds the lock, as far as is known, or what blocks it.
     pub(crate) fn holder(&self) -> Option<OwnerId> {
         let state = self.view.state();
+        if let Some((_, stranger)) = &state.blocked_by {
+            return Some(OwnerId::new(stranger.as_str()));
+        }
         state.queue.holder().filter(|(created, _)| *created < self.created).map(|(created, key)| self.view.prefix.owner(key, created))
     }
 }

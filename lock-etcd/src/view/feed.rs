@@ -32,9 +32,10 @@ impl Sink for Feed {
     }
 
     fn events(&self, revision: i64, events: Vec<Event>) {
-        let changes = events.into_iter().filter(|event| self.view.prefix.has_entry(&event.key)).map(change).collect();
         let Some(mut state) = self.state() else { return };
         state.suspicion = None;
+        state.blocked_by = state.blocked_by.take().filter(|(key, _)| !events.iter().any(|event| event.key == *key));
+        let changes = events.into_iter().filter(|event| self.view.prefix.has_entry(&event.key)).map(change).collect();
         let verdicts = state.queue.changes(revision, changes);
         let any = !verdicts.is_empty();
         state.settle(verdicts);
