@@ -1,6 +1,10 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use crate::{ErrorKind, FencingToken, LockError, LockName, Operation, OwnerId, acquisition::Acquisition, backend::Moment};
+use crate::{
+    ErrorKind, FencingToken, LockError, LockName, Operation, OwnerId,
+    acquisition::{Acquisition, Status},
+    backend::Moment,
+};
 
 /// A live acquisition: the lock is held while the guard is in [`GuardState::Held`].
 ///
@@ -28,12 +32,14 @@ use crate::{ErrorKind, FencingToken, LockError, LockName, Operation, OwnerId, ac
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard {
     hold: Hold,
+    acquisition: Arc<Acquisition>,
     release_on_drop: bool,
 }
 
-/// A view of a [`LockGuard`] that can be cloned, sent and kept: it tells the guard's state, and cannot release it.
+/// A view of a [`LockGuard`] that can be cloned, sent and kept: it tells the guard's state, and cannot release it. One that is
+/// kept keeps nothing alive: neither the lock, nor its renewal, nor the client.
 #[derive(Clone)]
-pub struct Hold(Arc<Acquisition>);
+pub struct Hold(Arc<Status>);
 
 /// Whether an acquisition is still good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,7 +80,8 @@ impl fmt::Display for LossReason {
 
 impl LockGuard {
     pub(crate) fn new(acquisition: Acquisition) -> Self {
-        Self { hold: Hold(Arc::new(acquisition)), release_on_drop: true }
+        let hold = Hold(Arc::clone(&acquisition.status));
+        Self { hold, acquisition: Arc::new(acquisition), release_on_drop: true }
     }
 
     /// What is locked.
@@ -183,12 +190,12 @@ impl LockGuard {
     ///
     /// If the future is dropped the release goes on in the background.
     pub async fn release(mut self) -> Result<(), LockError> {
-        let acquisition = &*self.hold.0;
-        let deadline = match acquisition.lease.deadline() {
-            Ok(deadline) if acquisition.finish(GuardState::Released) == GuardState::Released => deadline,
-            _ => return Err(acquisition.lost_error().during(Operation::Release)),
+        let (acquisition, status) = (&*self.acquisition, &*self.hold.0);
+        let deadline = match status.lease.deadline() {
+            Ok(deadline) if status.finish(GuardState::Released) == GuardState::Released => deadline,
+            _ => return Err(status.lost_error().during(Operation::Release)),
         };
-        acquisition.stop_renewal();
+        acquisition.stop_timers();
         let outcome = match acquisition.release_entry_now() {
             Some(held) => Ok(held),
             None => released_by(acquisition, deadline).await,
@@ -196,14 +203,11 @@ impl LockGuard {
         let outcome = match outcome {
             Ok(held) => {
                 acquisition.unregister();
-                if held { Ok(()) } else { Err(acquisition.loss(LossReason::Removed).during(Operation::Release)) }
+                if held { Ok(()) } else { Err(status.loss(LossReason::Removed).during(Operation::Release)) }
             }
             Err(error) => {
-                return Err(error
-                    .noting(&acquisition.how_long_it_stays())
-                    .during(Operation::Release)
-                    .on(acquisition.backend)
-                    .of(&acquisition.name));
+                let error = error.noting(&status.how_long_it_stays());
+                return Err(error.during(Operation::Release).on(status.backend).of(&status.name));
             }
         };
         self.release_on_drop = false;
@@ -211,7 +215,7 @@ impl LockGuard {
     }
 
     pub(crate) fn acquisition(&self) -> &Arc<Acquisition> {
-        &self.hold.0
+        &self.acquisition
     }
 }
 
@@ -222,7 +226,7 @@ async fn released_by(acquisition: &Acquisition, deadline: Moment) -> Result<bool
     tokio::select! {
         biased;
         outcome = acquisition.release_entry_in_time() => outcome,
-        () = acquisition.lease.clock().sleep_until(deadline) => Err(LockError::new(
+        () = acquisition.status.lease.clock().sleep_until(deadline) => Err(LockError::new(
             ErrorKind::Unavailable,
             "no answer before the guard's deadline",
         )
@@ -234,7 +238,7 @@ async fn released_by(acquisition: &Acquisition, deadline: Moment) -> Result<bool
 impl Drop for LockGuard {
     fn drop(&mut self) {
         if self.release_on_drop {
-            self.hold.0.release_in_background();
+            self.acquisition.release_in_background();
         }
     }
 }
@@ -320,16 +324,16 @@ impl Hold {
     ///
     /// Nothing is lost when it is dropped.
     pub fn ended(&self) -> impl Future<Output = GuardState> + Send + use<> {
-        let acquisition = Arc::clone(&self.0);
+        let status = Arc::clone(&self.0);
         async move {
             loop {
-                let until = match acquisition.state() {
-                    GuardState::Held => acquisition.lease.deadline().unwrap_or(Moment::from_origin(Duration::ZERO)),
+                let until = match status.state() {
+                    GuardState::Held => status.lease.deadline().unwrap_or(Moment::from_origin(Duration::ZERO)),
                     end => return end,
                 };
                 tokio::select! {
-                    () = acquisition.ended().cancelled() => {}
-                    () = acquisition.lease.clock().sleep_until(until) => {}
+                    () = status.ended().cancelled() => {}
+                    () = status.lease.clock().sleep_until(until) => {}
                 }
             }
         }

@@ -72,9 +72,8 @@ impl Held {
         self.released.load(Ordering::Acquire)
     }
 
-    /// The entry is not in the store any more.
+    /// The entry was read not to be in the store any more. Its removal makes sure of that, before the key is used again.
     pub(crate) fn lost(&self) {
-        self.entry.give_up_key();
         if let Some(trigger) = self.trigger.get() {
             trigger.lose(LossReason::Removed);
         }

@@ -10,12 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use slab::Slab;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ErrorKind, FencingToken, GuardState, LockError, LockGuard, LockName, LossReason, Operation, OwnerId, RetryAdvice,
-    acquisition::{Acquisition, Registered},
+    acquisition::{Acquisition, Registered, Status},
     backend::{Keep, Lease, Left, Patience, Removal, Tasks, ensure_runtime},
     latch::Latch,
     sync::locked,
@@ -80,7 +80,7 @@ impl Holds {
         &self.tasks
     }
 
-    /// Fires when [`shutdown`](Self::shutdown) has ended all guards, or at [`close`](Self::close).
+    /// Fires when [`shutdown`](Self::shutdown) or [`close`](Self::close) has ended all guards.
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
@@ -110,53 +110,63 @@ impl Holds {
         let Grant { name, owner, token, lease, keep, entry } = grant;
         let mut live = locked(&self.live);
         let slot = live.vacant_entry();
+        let cap = lease.cap();
+        let (ended, end, since) = (OnceLock::new(), Latch::new(), lease.clock().now());
+        let status = Status { backend: self.backend, name, owner, token, lease, since, ended, end };
         let guard = LockGuard::new(Acquisition {
-            backend: self.backend,
-            name,
-            owner,
-            token,
-            ended: OnceLock::new(),
-            since: lease.clock().now(),
-            lease,
+            status: Arc::new(status),
             keep,
             entry,
-            end: Latch::new(),
             settled: Latch::new(),
             attempts: AtomicUsize::new(0),
-            registered: Registered { id: slot.key(), holds: Arc::clone(self) },
+            registered: Registered { is_live: AtomicBool::new(true), id: slot.key(), holds: Arc::clone(self) },
+            at_cap: OnceLock::new(),
         });
         slot.insert(Arc::downgrade(guard.acquisition()));
         drop(live);
-        guard.acquisition().lease.keeps(guard.acquisition());
+        guard.acquisition().status.lease.keeps(guard.acquisition());
+        if let Some(cap) = cap {
+            guard.acquisition().release_at(cap);
+        }
         if self.closed.load(Ordering::Acquire) {
-            guard.acquisition().finish(GuardState::Lost(LossReason::Shutdown));
-            guard.acquisition().stop_renewal();
+            guard.acquisition().lose(LossReason::Shutdown);
         }
         guard
     }
 
     /// Makes all live guards lost and ends their renewal: for a client whose store has lost what it held. Nothing is released.
     pub fn lose_all(&self, reason: LossReason) {
-        drop(self.end_all(reason));
+        self.live_guards().iter().for_each(|guard| guard.lose(reason));
     }
 
-    fn end_all(&self, reason: LossReason) -> Vec<Arc<Acquisition>> {
-        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
-        for acquisition in &live {
-            acquisition.finish(GuardState::Lost(reason));
-            acquisition.stop_renewal();
-        }
-        live
-    }
-
-    /// Lets in no more acquisitions, and ends those that wait. [`shutdown`](Self::shutdown) does so too.
+    /// Lets in no more acquisitions, makes all guards lost, and then ends the acquisitions that wait.
+    /// [`shutdown`](Self::shutdown) does this first.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.lose_all(LossReason::Shutdown);
+        // After that: whoever waits may undo what guards stand on.
         self.closing.cancel();
     }
 
-    /// Loses and releases all live guards, and waits until that and every background task is done, but at most
-    /// [`SHUTDOWN_LIMIT`].
+    fn live_guards(&self) -> Vec<Arc<Acquisition>> {
+        locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect()
+    }
+
+    /// [`shutdown_by`](Self::shutdown_by) [`SHUTDOWN_LIMIT`] from now.
+    ///
+    /// # Errors
+    ///
+    /// As `shutdown_by`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `shutdown_by`.
+    pub async fn shutdown(&self) -> Result<(), LockError> {
+        self.shutdown_by(Instant::now() + SHUTDOWN_LIMIT).await
+    }
+
+    /// Loses and releases all live guards, and waits until that and every background task is done, but not beyond `give_up`:
+    /// for a backend that has more to end than these, all by one deadline.
     ///
     /// # Errors
     ///
@@ -166,16 +176,14 @@ impl Holds {
     /// # Cancel safety
     ///
     /// The releases go on in the background, unless it was never polled.
-    pub async fn shutdown(&self) -> Result<(), LockError> {
-        self.release_all().await.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
+    pub async fn shutdown_by(&self, give_up: Instant) -> Result<(), LockError> {
+        self.release_all(give_up).await.map_err(|error| error.during(Operation::Shutdown).on(self.backend))
     }
 
-    async fn release_all(&self) -> Result<(), LockError> {
+    async fn release_all(&self, give_up: Instant) -> Result<(), LockError> {
         ensure_runtime()?;
-        self.closed.store(true, Ordering::Release);
-        let live = self.end_all(LossReason::Shutdown);
-        // Not before: whoever hears of it may remove what a guard still counted on.
-        self.closing.cancel();
+        self.close();
+        let live = self.live_guards();
         self.tasks.ensure_removing()?;
         // As tasks of the client's: they go on if this future is dropped, and then nobody listens.
         let (answer, mut answers) = mpsc::unbounded_channel();
@@ -184,7 +192,7 @@ impl Holds {
             self.tasks.remove(Arc::new(Answered { acquisition, answer: answer.clone() }));
         }
         let in_time = tokio::select! {
-            in_time = tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.idle()) => in_time.is_ok(),
+            in_time = tokio::time::timeout_at(give_up, self.tasks.idle()) => in_time.is_ok(),
             trouble = self.tasks.trouble() => return Err(trouble),
         };
         let mut outcome = Ok(());
@@ -205,9 +213,9 @@ impl Holds {
 
     /// Looks at the guards of a lease that has ended.
     pub(super) fn look(&self, lease: &Arc<Lease>) {
-        let live: Vec<_> = locked(&self.live).iter().filter_map(|(_, guard)| guard.upgrade()).collect();
-        live.iter().filter(|guard| Arc::ptr_eq(&guard.lease, lease)).for_each(|guard| {
-            guard.state();
+        let live = self.live_guards();
+        live.iter().filter(|guard| Arc::ptr_eq(&guard.status.lease, lease)).for_each(|guard| {
+            guard.status.state();
         });
     }
 
@@ -237,9 +245,9 @@ impl LossTrigger {
     /// Makes the guard lost, unless it has ended, be it by its deadline: what is gone after that was to be expected.
     pub fn lose(&self, reason: LossReason) {
         if let Some(acquisition) = self.0.upgrade()
-            && acquisition.state() == GuardState::Held
+            && acquisition.status.state() == GuardState::Held
         {
-            acquisition.finish(GuardState::Lost(reason));
+            acquisition.status.finish(GuardState::Lost(reason));
         }
     }
 }
@@ -263,7 +271,7 @@ impl Removal for Answered {
 
 impl Debug for Acquisition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acquisition").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
+        self.status.describe(f.debug_struct("Acquisition"))
     }
 }
 
@@ -432,6 +440,57 @@ mod tests {
         tokio::time::advance(TTL).await;
         LossTrigger::of(&guard).lose(LossReason::Removed);
         assert_eq!(guard.state(), GuardState::Lost(LossReason::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_to_be_gone_is_released_all_the_same() {
+        let holds = Holds::new("test", Tasks::current());
+        let entry = Arc::new(Slow { asked: AtomicUsize::new(0), answers: Semaphore::new(9) });
+        let guard = guard_of(&holds, Arc::clone(&entry) as _);
+        LossTrigger::of(&guard).lose(LossReason::Removed);
+        drop(guard);
+        holds.tasks().idle().await;
+        assert_eq!((entry.asked.load(SeqCst), holds.live()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_that_is_kept_keeps_neither_the_entry_nor_the_client() {
+        let holds = Holds::new("test", Tasks::current());
+        let entry = Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) });
+        let guard = guard_of(&holds, Arc::clone(&entry) as _);
+        let (view, lost) = (guard.hold(), guard.lost());
+        guard.release().await.unwrap();
+        let (the_entry, the_holds) = (Arc::downgrade(&entry), Arc::downgrade(&holds));
+        drop((entry, holds));
+        assert!(the_entry.upgrade().is_none() && the_holds.upgrade().is_none());
+        assert_eq!(view.state(), GuardState::Released);
+        drop(lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_released_at_the_maximum_hold() {
+        let holds = Holds::new("test", Tasks::current());
+        let entry = Arc::new(Slow { asked: AtomicUsize::new(1), answers: Semaphore::new(9) });
+        let now = Clock::Tokio.now();
+        let grant = |cap| Grant {
+            name: "a".parse().unwrap(),
+            owner: OwnerId::random(),
+            token: None,
+            lease: Lease::new(Clock::Tokio, now + TTL, Some(now + cap)),
+            keep: None,
+            entry: Arc::clone(&entry) as _,
+        };
+        let (stuck, quick) = (holds.grant(grant(TTL / 2)), holds.grant(grant(TTL)));
+        quick.release().await.unwrap();
+        tokio::time::sleep(TTL / 3).await;
+        assert_eq!((entry.asked.load(SeqCst), stuck.state()), (2, GuardState::Held));
+        holds.tasks().idle().await;
+        assert_eq!((entry.asked.load(SeqCst), holds.live()), (3, 0));
+        assert_eq!(Clock::Tokio.now().saturating_since(now).as_secs(), TTL.as_secs() / 2);
+        let other = holds.grant(grant(TTL));
+        drop(stuck);
+        assert_eq!((entry.asked.load(SeqCst), holds.live()), (3, 1));
+        drop(other);
     }
 
     /// No answer at first, then no connection.

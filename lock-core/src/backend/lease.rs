@@ -56,6 +56,11 @@ impl Lease {
         self.clock
     }
 
+    /// What no renewal goes beyond.
+    pub(crate) fn cap(&self) -> Option<Moment> {
+        self.cap
+    }
+
     /// The instant after which the lease must be assumed gone, or why it is gone.
     ///
     /// # Errors
@@ -132,7 +137,7 @@ impl Lease {
         match self.client.get() {
             Some(client) => client.upgrade().into_iter().for_each(|client| client.look(self)),
             None => {
-                self.guard.get().and_then(Weak::upgrade).map(|guard| guard.state());
+                self.guard.get().and_then(Weak::upgrade).map(|guard| guard.status.state());
             }
         }
     }
