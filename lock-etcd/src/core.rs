@@ -3,8 +3,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use lock_core::{
     LockError, LockName, LossReason, Operation, Terms,
-    backend::{Holds, Tasks, ensure_runtime},
+    backend::{Holds, SHUTDOWN_LIMIT, Tasks, ensure_runtime},
 };
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -141,9 +142,10 @@ impl Core {
     }
 
     async fn revoke_and_release(&self) -> Result<(), LockError> {
+        let give_up = Instant::now() + SHUTDOWN_LIMIT;
         // Revoking a lease removes every entry that it keeps: one request for any number of guards.
-        self.sessions.close().await;
-        let released = self.holds.shutdown().await;
+        let _ = timeout_at(give_up, self.sessions.close()).await;
+        let released = self.holds.shutdown_by(give_up).await;
         self.stop.cancel();
         self.services.idle().await;
         released

@@ -68,6 +68,7 @@ mod core;
 mod entry;
 mod error;
 mod ghosts;
+mod grants;
 mod history;
 mod keys;
 mod listing;

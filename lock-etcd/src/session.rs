@@ -11,11 +11,19 @@ use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;
 use lock_core::{
     ErrorKind, LockError, LossReason, Operation, Terms,
-    backend::{Clock, Keep, Keeper, Lease, Left, Moment, Removal, RenewOutcome, Renewer, SHUTDOWN_LIMIT, Tasks, locked},
+    backend::{Clock, Keep, Keeper, Lease, Left, Moment, Removal, RenewOutcome, Renewer, Tasks, locked},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, error::Failure, ghosts::Ghosts, history::Known, places::Places, strays};
+use crate::{
+    cluster::Cluster,
+    error::Failure,
+    ghosts::Ghosts,
+    grants::{Grants, Kind},
+    history::Known,
+    places::Places,
+    strays,
+};
 
 /// A lease in etcd that keeps any number of entries, and that is renewed as one.
 ///
@@ -36,7 +44,7 @@ pub(crate) struct Session {
 
 /// What all sessions of a client share.
 #[derive(Debug)]
-struct Home {
+pub(crate) struct Home {
     cluster: Arc<Cluster>,
     keeper: Arc<Keeper<LeaseRenewer>>,
     tasks: Tasks,
@@ -92,6 +100,12 @@ impl Session {
         let held = self.home.keeper.keep(Arc::new(self.granted), sent, self.granted.ttl, terms);
         drop(locked(&self.keep).take());
         Ok(held)
+    }
+
+    /// Revokes the lease, and takes note if that is done.
+    async fn end(&self) {
+        let revoked = matches!(revoke(&self.home.cluster, self.granted.id).await, Ok(true));
+        self.revoked.store(revoked, Ordering::Release);
     }
 }
 
@@ -158,7 +172,7 @@ pub(crate) struct Sessions {
     home: Arc<Home>,
     default_ttl: Duration,
     shared: Arc<Mutex<Shared>>,
-    granting: tokio::sync::Mutex<()>,
+    grants: Grants,
 }
 
 #[derive(Debug, Default)]
@@ -184,7 +198,7 @@ impl Sessions {
             home: Arc::new(Home { cluster, keeper, tasks, closing, all: Mutex::default(), unsettled_until: Mutex::default() }),
             default_ttl,
             shared: Arc::default(),
-            granting: tokio::sync::Mutex::default(),
+            grants: Grants::default(),
         }
     }
 
@@ -199,29 +213,34 @@ impl Sessions {
     ///
     /// Those of the store, if a lease must be granted.
     pub(crate) async fn session(&self, terms: &Terms) -> Result<Arc<Session>, LockError> {
-        if Self::needs_own(terms) {
-            return self.grant(terms).await;
+        let kind = Kind { ttl: terms.ttl, shared: !Self::needs_own(terms) };
+        loop {
+            if let Some(session) = self.shared(kind) {
+                return Ok(session);
+            }
+            let session = self.grants.session(&self.home, kind, terms).await?;
+            if !kind.shared || self.share(kind.ttl, &session)? {
+                return Ok(session);
+            }
         }
-        if let Some(session) = self.shared(terms.ttl) {
-            return Ok(session);
-        }
-        // One grant for all who find none.
-        let _granting = self.granting.lock().await;
-        if let Some(session) = self.shared(terms.ttl) {
-            return Ok(session);
-        }
-        let session = self.grant(terms).await?;
+    }
+
+    /// Has a session used by all who ask for its TTL, unless it has been taken out of use.
+    fn share(&self, ttl: Duration, session: &Arc<Session>) -> Result<bool, LockError> {
         let mut shared = locked(&self.shared);
         // Whoever closes the sessions after this finds the new one; who did so before will not come again.
         if self.home.closing.is_cancelled() {
             return Err(LockError::new(ErrorKind::Shutdown, "this client has been shut down; connect again"));
         }
-        shared.by_ttl.retain(|_, session| session.strong_count() > 0);
-        shared.by_ttl.insert(terms.ttl, Arc::downgrade(&session));
-        if terms.ttl == self.default_ttl {
-            shared.default = Some(Arc::clone(&session));
+        if shared.is_retired(session) {
+            return Ok(false);
         }
-        Ok(session)
+        shared.by_ttl.retain(|_, session| session.strong_count() > 0);
+        shared.by_ttl.insert(ttl, Arc::downgrade(session));
+        if ttl == self.default_ttl {
+            shared.default = Some(Arc::clone(session));
+        }
+        Ok(true)
     }
 
     /// Takes a session out of use, for there is, or may come to be, an entry of it that cannot be removed: with the last
@@ -229,7 +248,7 @@ impl Sessions {
     pub(crate) fn retire(&self, session: &Arc<Session>) {
         let mut shared = locked(&self.shared);
         shared.retired.retain(|other| other.strong_count() > 0);
-        if !shared.retired.iter().any(|other| std::ptr::eq(other.as_ptr(), &**session)) {
+        if !shared.is_retired(session) {
             shared.retired.push(Arc::downgrade(session));
         }
         shared.by_ttl.retain(|_, other| !std::ptr::eq(other.as_ptr(), &**session));
@@ -238,44 +257,26 @@ impl Sessions {
         drop(retired);
     }
 
-    fn shared(&self, ttl: Duration) -> Option<Arc<Session>> {
+    fn shared(&self, kind: Kind) -> Option<Arc<Session>> {
         let shared = locked(&self.shared);
-        shared.by_ttl.get(&ttl)?.upgrade().filter(|session| session.is_alive() && session.is_current())
-    }
-
-    /// Grants a lease. A session that nobody receives any more is dropped, and revokes it.
-    async fn grant(&self, terms: &Terms) -> Result<Arc<Session>, LockError> {
-        // The id is ours, so that a repeated request does not leave a second lease behind.
-        let id = (rand::random::<u64>() >> 1).max(1) as i64;
-        let (home, terms) = (Arc::clone(&self.home), terms.clone());
-        let granting = async move {
-            let outcome = home.grant(id, &terms).await;
-            if matches!(&outcome, Err(error) if error.is_indeterminate()) {
-                let tasks = home.tasks.clone();
-                tasks.spawn(async move { home.revoke_for_sure(id).await });
-            }
-            outcome
-        };
-        self.home.tasks.finish(granting).await
+        shared.by_ttl.get(&kind.ttl).filter(|_| kind.shared)?.upgrade().filter(|session| session.is_alive() && session.is_current())
     }
 
     /// Ends the sessions that are shared, or were, and waits until their leases are revoked.
     pub(crate) async fn close(&self) {
+        self.grants.clear();
         let sessions: Vec<_> = {
             let mut shared = locked(&self.shared);
             shared.default = None;
             let retired = std::mem::take(&mut shared.retired);
             shared.by_ttl.drain().map(|(_, session)| session).chain(retired).filter_map(|session| session.upgrade()).collect()
         };
-        for session in sessions {
+        for session in &sessions {
             session.lease.lose(LossReason::Shutdown);
             // A guard that is kept although it is lost would have it renewed.
             drop(locked(&session.keep).take());
-            let revoked = matches!(revoke(&self.home.cluster, session.id()).await, Ok(true));
-            session.revoked.store(revoked, Ordering::Release);
         }
-        // What still tries to reach a store that does not answer is left to the end of its lease.
-        let _ = tokio::time::timeout(SHUTDOWN_LIMIT, self.home.tasks.idle()).await;
+        futures_util::future::join_all(sessions.iter().map(|session| session.end())).await;
     }
 
     /// Ends all sessions of a store that went back: their leases, which may have come back with entries that had been removed, are not
@@ -330,7 +331,35 @@ impl Sessions {
     }
 }
 
+impl Shared {
+    fn is_retired(&self, session: &Session) -> bool {
+        self.retired.iter().any(|other| std::ptr::eq(other.as_ptr(), session))
+    }
+}
+
 impl Home {
+    /// Where grants run.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Fires when the client is shut down.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Grants a lease, and leaves none behind if it gets no answer.
+    pub(crate) async fn grant_anew(self: &Arc<Self>, terms: &Terms) -> Result<Arc<Session>, LockError> {
+        // The id is ours, so that a repeated request does not leave a second lease behind.
+        let id = (rand::random::<u64>() >> 1).max(1) as i64;
+        let outcome = self.grant(id, terms).await;
+        if matches!(&outcome, Err(error) if error.is_indeterminate()) {
+            let home = Arc::clone(self);
+            self.tasks.spawn(async move { home.revoke_for_sure(id).await });
+        }
+        outcome
+    }
+
     /// Grants a lease; it is renewed while its acquisition waits, whatever the terms say of its hold.
     async fn grant(self: &Arc<Self>, id: i64, terms: &Terms) -> Result<Arc<Session>, LockError> {
         let (known, sent) = (self.cluster.history().known(), Clock::Suspend.now());

@@ -457,7 +457,7 @@ impl Drop for Waiter {
 }
 
 /// An error that several are to be told.
-fn repeated(error: &LockError) -> LockError {
+pub(crate) fn repeated(error: &LockError) -> LockError {
     let (kind, text) = (error.kind(), error.to_string());
     let message = text.strip_prefix(&format!("{kind}: ")).map(str::to_owned);
     LockError::new(kind, message.unwrap_or(text))

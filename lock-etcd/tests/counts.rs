@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use lock_core::{DistributedLockExt, LockGuard};
+use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, LockGuard};
 use lock_etcd::EtcdLock;
 
 mod common;
-use common::{Operator, Waiter, client, metrics::Metrics, own, promptly, until, works};
+use common::{Operator, Waiter, client, metrics::Metrics, name, own, promptly, until, works};
 
 /// A loaded machine may hold a lock for so long that its client looks after it: a few more requests.
 const FEW: u64 = 10;
@@ -222,3 +222,27 @@ async fn a_release_after_a_long_hold_wakes_a_few_of_those_who_wait() {
         waiter.granted().await.release().await.unwrap();
     }
 }
+
+/// Callers that leave before the store answers do not each have it grant a lease.
+#[tokio::test]
+async fn callers_that_leave_share_what_is_granted() {
+    const CALLERS: u64 = 100;
+    let server = or_skip!(own());
+    for (at, options) in [AcquireOptions::new().with_ttl(TTL), AcquireOptions::new().without_renewal()].into_iter().enumerate() {
+        let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+        let (granted, leases) = (Metrics::of(&server).await.received("LeaseGrant"), operator.leases().await);
+        server.freeze().unwrap();
+        for _ in 0..CALLERS {
+            let impatient = options.clone().with_timeout(Duration::from_millis(30));
+            locks.acquire_with(&name(&format!("a/{at}")), impatient).await.unwrap_err();
+        }
+        server.thaw().unwrap();
+        let guard = promptly("the lock", locks.acquire_with(&name(&format!("a/{at}")), options)).await.unwrap();
+        let granted = Metrics::of(&server).await.received("LeaseGrant") - granted;
+        assert!(granted <= FEW, "{granted} grants for {CALLERS} callers");
+        guard.release().await.unwrap();
+        until("what nobody wants is revoked", || async { operator.leases().await <= leases + 1 }).await;
+    }
+}
+
+const TTL: Duration = Duration::from_secs(60);

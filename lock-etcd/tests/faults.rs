@@ -1,11 +1,13 @@
 //! Trouble on the way to the server: lost replies, cut and silent connections, a frozen server.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conformance_tests::servers::{TcpProxy, Trouble};
 use etcd_client::PutOptions;
-use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockGuard, LossReason, RetryAdvice};
+use lock_core::{
+    AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockGuard, LossReason, RetryAdvice, backend::SHUTDOWN_LIMIT,
+};
 use lock_etcd::EtcdLock;
 
 mod common;
@@ -310,4 +312,27 @@ async fn a_shutdown_ends_a_session_in_doubt_although_its_guard_is_kept() {
     promptly("the shutdown", shutdown).await.unwrap().unwrap();
     drop(held);
     until("nothing of the client", || async { locks.residue() == 0 }).await;
+}
+
+/// However many leases there are, and whatever becomes of each.
+#[tokio::test]
+async fn a_shutdown_with_many_ttls_and_a_frozen_server_takes_no_longer_than_with_one() {
+    let server = or_skip!(own());
+    let locks = client(&server).await;
+    let mut guards = Vec::new();
+    for ttl in 600..611 {
+        let options = AcquireOptions::new().with_ttl(Duration::from_secs(ttl));
+        guards.push(locks.acquire_with(&name(&format!("a/{ttl}")), options).await.unwrap());
+    }
+    server.freeze().unwrap();
+    let start = Instant::now();
+    let shutdown = tokio::spawn(async move { locks.shutdown().await });
+    for guard in &guards {
+        assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Shutdown);
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "the guards were lost after {:?}", start.elapsed());
+    let error = shutdown.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(start.elapsed() < SHUTDOWN_LIMIT * 3 / 2, "the shutdown took {:?}", start.elapsed());
+    server.thaw().unwrap();
 }
