@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use lock_core::{
     LockError, LockName, LossReason, Operation, Terms,
-    backend::{Holds, SHUTDOWN_LIMIT, Tasks, ensure_runtime},
+    backend::{Attended, Holds, SHUTDOWN_LIMIT, Tasks, ensure_runtime},
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -29,6 +29,7 @@ pub(crate) struct Core {
     pub(crate) sessions: Sessions,
     pub(crate) views: Views,
     pub(crate) monitor: Monitor,
+    pub(crate) attended: Attended,
     batches: Arc<Batches>,
     /// Tasks that serve as long as the client lives, unlike those of `holds`, which end by themselves.
     services: Tasks,
@@ -44,7 +45,10 @@ impl Core {
         let (monitor, serve_monitor) = Monitor::new(Arc::clone(&cluster), watches.clone());
         let sessions = Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl);
         let look_for_strays = sessions.look_for_strays(namespace.clone());
-        let served: [BoxFuture<'static, ()>; 3] = [Box::pin(serve_watches), Box::pin(serve_monitor), Box::pin(look_for_strays)];
+        let attended = Attended::new();
+        let serve_attended = attended.clone().serve();
+        let served: [BoxFuture<'static, ()>; 4] =
+            [Box::pin(serve_watches), Box::pin(serve_monitor), Box::pin(look_for_strays), Box::pin(serve_attended)];
         for service in served {
             let stop = stop.clone();
             services.spawn(async move {
@@ -63,6 +67,7 @@ impl Core {
             cluster,
             holds,
             monitor,
+            attended,
             services,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,

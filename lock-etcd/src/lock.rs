@@ -55,7 +55,25 @@ impl EtcdLock {
         self.0.residue()
     }
 
-    async fn acquire(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
+    async fn acquire(&self, name: &LockName, terms: &Terms, patience: &Arc<Patience>) -> Result<LockGuard, LockError> {
+        let asked = Arc::new((name.clone(), terms.clone()));
+        let attempt = || {
+            let (locks, asked, patience) = (self.clone(), Arc::clone(&asked), Arc::clone(patience));
+            async move { locks.wait(&asked.0, &asked.1, &patience).await }
+        };
+        self.0.attended.run(terms.ttl, attempt).await
+    }
+
+    async fn try_acquire(&self, name: &LockName, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
+        let asked = Arc::new((name.clone(), terms.clone()));
+        let attempt = || {
+            let (locks, asked) = (self.clone(), Arc::clone(&asked));
+            async move { locks.try_once(&asked.0, &asked.1).await }
+        };
+        self.0.attended.run(terms.ttl, attempt).await
+    }
+
+    async fn wait(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
         let history = self.0.cluster.history();
         let known = history.known();
         loop {
@@ -254,7 +272,7 @@ impl DistributedLock for EtcdLock {
         let context = |error: LockError| error.during(Operation::Acquire).on(BACKEND).of(name);
         let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
         let cluster = &self.0.cluster;
-        let patience = Patience::new(Arc::clone(cluster.contact()), &terms, cluster.request_limit());
+        let patience = Arc::new(Patience::new(Arc::clone(cluster.contact()), &terms, cluster.request_limit()));
         let outcome = bounded(&self.0.holds, Some(&patience), self.acquire(name, &terms, &patience)).await;
         outcome.map_err(|error| self.explain(error)).map_err(context)
     }
@@ -262,7 +280,7 @@ impl DistributedLock for EtcdLock {
     async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
         let context = |error: LockError| error.during(Operation::TryAcquire).on(BACKEND).of(name);
         let terms = options.resolve(&capabilities(), self.0.default_ttl).map_err(context)?;
-        bounded(&self.0.holds, None, self.try_once(name, &terms)).await.map_err(context)
+        bounded(&self.0.holds, None, self.try_acquire(name, &terms)).await.map_err(context)
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{AcquireOptions, DistributedLockExt};
+use lock_core::{AcquireOptions, DistributedLockExt, GuardState};
 use tokio::task::JoinSet;
 
 use super::exclusion::all_well;
@@ -21,6 +21,7 @@ cases! { "leaks";
     timed_out_waits_leave_no_residue [Isolated, Residue];
     dropped_waits_leave_no_residue [Isolated, Residue];
     lost_guards_leave_no_residue [Isolated, Residue];
+    kept_views_leave_no_residue [Isolated, Residue];
     shutdown_leaves_no_residue [Isolated, Residue];
     runtime_tasks_return_to_the_baseline [Isolated];
 }
@@ -153,6 +154,19 @@ async fn lost_guards_leave_no_residue(ctx: Ctx) -> Outcome {
     }
     drop(guards);
     ctx.residue_comes_down_to(baseline).await
+}
+
+async fn kept_views_leave_no_residue(ctx: Ctx) -> Outcome {
+    let (ctx, client, baseline) = warm(&ctx).await?;
+    let mut views = Vec::new();
+    for (i, options) in [AcquireOptions::new(), ctx.short(), ctx.short().without_renewal()].into_iter().enumerate() {
+        let guard = take_with(&client, &ctx.name(&format!("viewed-{i}")), options).await?;
+        views.push(guard.hold());
+        guard.release().await?;
+    }
+    ctx.residue_comes_down_to(baseline).await?;
+    ensure!(views.iter().all(|view| view.state() == GuardState::Released), "a view does not tell the release");
+    Ok(())
 }
 
 async fn shutdown_leaves_no_residue(ctx: Ctx) -> Outcome {

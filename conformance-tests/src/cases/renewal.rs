@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{DistributedLockExt, GuardState, LossReason};
+use lock_core::{AcquireOptions, DistributedLockExt, GuardState, LossReason};
 use tokio::time::Instant;
 
 use crate::{
@@ -23,6 +23,7 @@ cases! { "renewal";
     maximum_hold_ends_renewal [];
     maximum_hold_below_the_ttl_ends_the_lock [];
     name_is_free_after_the_maximum_hold [];
+    name_is_free_after_a_maximum_hold_far_below_the_ttl [];
     renewal_ends_with_the_release [];
     short_freeze_is_survived [Isolated, Freeze];
     deadline_counts_from_the_request_not_from_the_reply [Isolated, DelayReplies];
@@ -171,6 +172,16 @@ async fn name_is_free_after_the_maximum_hold(ctx: Ctx) -> Outcome {
     let guard = take_with(&a, &name, ctx.short().with_max_hold(ctx.ttl())).await?;
     let waiter = Waiter::start(&b, &name, ctx.short());
     let next = waiter.granted_within(ctx.ttl() + ctx.expiry_bound()).await?;
+    ensure!(guard.is_lost(), "granted while the stuck holder's guard was valid");
+    Ok(next.release().await?)
+}
+
+async fn name_is_free_after_a_maximum_hold_far_below_the_ttl(ctx: Ctx) -> Outcome {
+    let (a, b) = ctx.connect_two().await?;
+    let (name, most) = (ctx.name("far-below"), ctx.ttl() / 2);
+    let ttl = Duration::from_secs(60).min(ctx.capabilities().ttl.max);
+    let guard = take_with(&a, &name, AcquireOptions::new().with_ttl(ttl).with_max_hold(most)).await?;
+    let next = becomes_free(&b, &name, most + ctx.expiry_bound()).await?;
     ensure!(guard.is_lost(), "granted while the stuck holder's guard was valid");
     Ok(next.release().await?)
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{AcquireOptions, DistributedLockExt, ErrorKind, LockName};
+use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, LockName};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::exclusion::{all_well, connect_many};
@@ -29,6 +29,7 @@ cases! { "waiting";
     release_wakes_the_waiter_at_once [PushWakeUp];
     all_of_many_waiters_get_it [];
     waiters_of_one_client_all_get_it [];
+    waiter_that_is_not_polled_blocks_nobody [];
     eviction_of_a_waiter_is_noticed [EvictWaiters];
     evicted_waiter_is_never_a_second_holder [EvictWaiters];
     waiter_survives_a_frozen_store [Isolated, Freeze];
@@ -167,6 +168,31 @@ async fn everyone_gets_it(ctx: &Ctx, clients: &[Client]) -> Outcome {
     queued(ctx, &clients[0], &name, 24).await?;
     holder.release().await?;
     all_well(waiters, Duration::from_secs(40)).await
+}
+
+async fn waiter_that_is_not_polled_blocks_nobody(ctx: Ctx) -> Outcome {
+    let (a, b, c) = ctx.connect_three().await?;
+    let name = ctx.name("unpolled");
+    let held = take(&a, &name).await?;
+    let mut unpolled = b.acquire_with(&name, ctx.short());
+    tokio::select! {
+        outcome = &mut unpolled => fail!("an acquire of a held lock ended with {outcome:?}"),
+        arrived = queued(&ctx, &a, &name, 1) => arrived?,
+    }
+    let waiter = enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?;
+    held.release().await?;
+    let next = waiter.granted_within(ctx.expiry_bound()).await?;
+    // The late caller is told so, or queues again.
+    match within(Duration::from_millis(300), &mut unpolled).await {
+        Some(Ok(guard)) => fail!("the late caller was granted what somebody else holds: {guard:?}"),
+        Some(Err(_)) => return Ok(next.release().await?),
+        None => next.release().await?,
+    }
+    let Some(guard) = within(ctx.expiry_bound() + PROMPT, unpolled).await else { fail!("the late caller was not granted the free lock") };
+    let guard = guard?;
+    ensure!(!guard.is_lost(), "the late caller was granted a lost guard: {:?}", guard.state());
+    refused(&a, &name).await?;
+    Ok(guard.release().await?)
 }
 
 async fn eviction_of_a_waiter_is_noticed(ctx: Ctx) -> Outcome {

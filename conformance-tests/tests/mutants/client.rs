@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use lock_core::{
     AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
     LossReason, Mode, Operation, OwnerId, Terms, TokenDurability, TtlRange,
-    backend::{Clock, Contact, Grant, Holds, Keeper, LossTrigger, Moment, Patience, Tasks, bounded},
+    backend::{Clock, Contact, Grant, Holds, Keeper, Lease, LossTrigger, Moment, Patience, Tasks, bounded},
 };
 
 use crate::{
@@ -38,6 +38,7 @@ pub(crate) struct Client {
     pub(crate) triggers: Mutex<BTreeMap<String, LossTrigger>>,
     waiting: AtomicUsize,
     /// What some defects need.
+    leases: Mutex<Vec<Weak<Lease>>>,
     misdirected: Arc<Mutex<BTreeSet<LockName>>>,
     locally_held: Mutex<BTreeSet<LockName>>,
     closed: AtomicBool,
@@ -68,6 +69,7 @@ impl Client {
             keeper: Keeper::new(Clock::Tokio, renewals, Tasks::current()),
             triggers: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            leases: Mutex::default(),
             misdirected,
             locally_held: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -75,7 +77,7 @@ impl Client {
     }
 
     pub(crate) fn residue(&self) -> usize {
-        let tasks = self.holds.tasks().running();
+        let tasks = self.holds.tasks().running() + locked(&self.leases).iter().filter(|lease| lease.strong_count() > 0).count();
         self.holds.live() + tasks + self.keeper.kept() + locked(&self.triggers).len() + self.waiting.load(SeqCst)
     }
 
@@ -103,6 +105,7 @@ impl Client {
             Defect::UnsupportedMetadataIsIgnored => AcquireOptions::new().with_timeout(Duration::from_secs(1)),
             _ => options,
         };
+        let longest = options.clone().with_max_hold(AcquireOptions::MAX_DURATION).resolve(&self.capabilities(), DEFAULT_TTL);
         let mut terms = match options.resolve(&self.capabilities(), DEFAULT_TTL) {
             Err(error) if self.has(Defect::InvalidOptionsAreReplaced) && error.kind() == ErrorKind::InvalidOptions => {
                 AcquireOptions::new().resolve(&self.capabilities(), DEFAULT_TTL)?
@@ -113,6 +116,7 @@ impl Client {
             Defect::NoRenewal => terms.renew = false,
             Defect::WithoutRenewalIsIgnored => terms.renew = true,
             Defect::MaxHoldIsIgnored => terms.max_hold = None,
+            Defect::MaxHoldKeepsTheEntry => terms.ttl = longest?.ttl,
             Defect::TimeoutIsIgnored => terms.timeout = None,
             Defect::TtlIsIgnored => terms.ttl = DEFAULT_TTL,
             _ => {}
@@ -148,6 +152,7 @@ impl Client {
             };
             patience.answered();
             place.armed = !self.has(Defect::DroppedWaiterIsLeft);
+            let _kept = self.has(Defect::WaiterNeedNotLook).then(|| self.keeper.keep(Arc::new(request.clone()), sent, terms.ttl, terms));
             loop {
                 standing = match standing {
                     Standing::Granted(token) => return self.grant(place, token, sent, terms),
@@ -208,11 +213,12 @@ impl Client {
         let item = Arc::new(request.clone());
         let (lease, keep) = self.keeper.keep(Arc::clone(&item), sent, granted, terms);
         match self.store.defect {
+            Defect::ViewKeepsItsGuard => locked(&self.leases).push(Arc::downgrade(&lease)),
             Defect::RenewalIsLeaked => std::mem::forget(self.keeper.keep(item, sent, granted, terms).1),
             Defect::TaskIsLeaked => drop(tokio::spawn(std::future::pending::<()>())),
             _ => {}
         }
-        let entry = Arc::new(Held { client: Arc::clone(self), request: request.clone() });
+        let entry = Arc::new(Held { client: Arc::clone(self), request: request.clone(), lease: Arc::clone(&lease) });
         let token = (!self.has(Defect::TokenIsMissing)).then_some(token);
         let Request { name, owner, .. } = request;
         let guard = self.holds.grant(Grant { name, owner: owner.clone(), token, lease, keep: Some(keep), entry });

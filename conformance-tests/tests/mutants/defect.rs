@@ -67,6 +67,8 @@ defects! {
     EvictedWaiterIsGranted => ["waiting::evicted_waiter_is_never_a_second_holder"];
     /// A waiter whose own entry had expired waits for ever.
     EvictedWaiterWaitsOn => ["waiting::eviction_of_a_waiter_is_noticed"];
+    /// A waiter keeps its place, and what it is granted there, although its caller does not look.
+    WaiterNeedNotLook => ["waiting::waiter_that_is_not_polled_blocks_nobody"];
     /// The lease of a waiter begins when it queued up.
     GrantedWithAnOldLease => ["waiting::waiter_outlasts_many_ttls"];
 
@@ -103,6 +105,8 @@ defects! {
     WithoutRenewalIsIgnored => ["renewal::without_renewal_the_lock_ends_on_time"];
     /// A stuck holder holds for ever.
     MaxHoldIsIgnored => ["renewal::maximum_hold_ends_renewal", "renewal::name_is_free_after_the_maximum_hold"];
+    /// The guard is lost at its maximum hold, and the store keeps the lock for its TTL.
+    MaxHoldKeepsTheEntry => ["renewal::name_is_free_after_a_maximum_hold_far_below_the_ttl"];
     /// The TTL that was asked for has no effect.
     TtlIsIgnored => ["renewal::deadline_is_within_the_ttl_and_moves_out"];
     /// The lease begins when the reply arrives.
@@ -205,6 +209,8 @@ defects! {
     RenewalIsLeaked => ["leaks::cycles_leave_no_residue"];
     /// Every acquisition leaves a task running.
     TaskIsLeaked => ["leaks::runtime_tasks_return_to_the_baseline"];
+    /// What a guard has of its client is there for as long as somebody keeps a view of it.
+    ViewKeepsItsGuard => ["leaks::kept_views_leave_no_residue"];
     /// Every waiter leaves a subscription.
     WaiterIsLeaked => ["leaks::dropped_waits_leave_no_residue", "leaks::timed_out_waits_leave_no_residue"];
 }

@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    ErrorKind, LockError, LockName,
-    backend::{Entry, RenewOutcome, Renewer},
+    ErrorKind, LockError, LockName, LossReason,
+    backend::{Entry, Lease, RenewOutcome, Renewer},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
 pub(crate) struct Held {
     pub(crate) client: Arc<Client>,
     pub(crate) request: Request,
+    pub(crate) lease: Arc<Lease>,
 }
 
 #[async_trait]
@@ -30,6 +31,9 @@ impl Entry for Held {
     async fn release(&self) -> Result<bool, LockError> {
         // Cases release in their own future; what runs in a task is the background release of a dropped guard.
         if self.client.has(Defect::DroppedGuardKeepsItsEntry) && tokio::task::try_id().is_some() {
+            return Ok(true);
+        }
+        if self.client.has(Defect::MaxHoldKeepsTheEntry) && self.lease.deadline() == Err(LossReason::MaxHold) {
             return Ok(true);
         }
         locked(&self.client.triggers).remove(self.request.owner.as_str());

@@ -10,11 +10,13 @@
 //! | [`bounded`] | ends an acquire when its [`Patience`] or its client does |
 //! | [`Contact`], [`Patience`] | whether the store answers, and how long an acquire waits for it and for the lock |
 //! | [`Tasks`], [`Removal`] | where a client's tasks run, and what becomes of clean-ups when that ends |
+//! | [`Attended`] | gives up attempts whose callers do not poll them |
 //! | [`locked`] | locks a mutex whatever panicked while it was locked |
 //!
 //! A backend makes one [`Holds`] and one [`Keeper`] per client. To acquire it notes [`Clock::now`], sends the request,
 //! makes a [`Lease`] from the granted TTL, hands the lease to the keeper, and calls [`Holds::grant`].
 
+mod attended;
 mod clock;
 mod contact;
 mod holds;
@@ -25,6 +27,7 @@ mod renewal;
 mod schedule;
 mod tasks;
 
+pub use attended::Attended;
 pub use clock::{Clock, Moment};
 pub use contact::{Contact, Patience};
 pub(crate) use holds::release_until_definite;
