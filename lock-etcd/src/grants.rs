@@ -8,10 +8,7 @@ use std::{
 use lock_core::{ErrorKind, LockError, Terms, backend::locked};
 use tokio::sync::oneshot;
 
-use crate::{
-    session::{Home, Session},
-    view::repeated,
-};
+use crate::session::{Home, Session};
 
 /// The sessions of a client that are being granted, or that were when nobody was there any more to have them.
 ///
@@ -94,7 +91,7 @@ impl Pending {
         while (kind.shared || !fetched)
             && let Some(caller) = self.callers.pop_front()
         {
-            fetched |= caller.send(outcome.as_ref().map(Arc::clone).map_err(repeated)).is_ok();
+            fetched |= caller.send(outcome.clone()).is_ok();
         }
         if !fetched && let Ok(session) = outcome {
             self.spare.push(Arc::clone(session));

@@ -287,7 +287,7 @@ impl View {
         let (sender, verdict) = oneshot::channel();
         let mut state = self.state();
         if let Some(error) = &state.refused {
-            let _ = sender.send(Err(repeated(error)));
+            let _ = sender.send(Err(error.clone()));
             drop(state);
             return Waiter { view: Arc::clone(self), created, key, verdict };
         }
@@ -366,7 +366,7 @@ impl View {
     fn refused(&self, error: LockError) {
         let mut state = self.state();
         for (_, waiter) in state.waiters.drain() {
-            let _ = waiter.send(Err(repeated(&error)));
+            let _ = waiter.send(Err(error.clone()));
         }
         state.refused = Some(error);
         drop(state);
@@ -454,13 +454,6 @@ impl Drop for Waiter {
             self.view.wake.notify_one();
         }
     }
-}
-
-/// An error that several are to be told.
-pub(crate) fn repeated(error: &LockError) -> LockError {
-    let (kind, text) = (error.kind(), error.to_string());
-    let message = text.strip_prefix(&format!("{kind}: ")).map(str::to_owned);
-    LockError::new(kind, message.unwrap_or(text))
 }
 
 impl fmt::Debug for Views {
