@@ -356,6 +356,9 @@ async fn a_watch_on_a_stale_member_does_not_strand_its_waiter() {
     drop(guard);
     cluster.heal(stale);
     cluster.wait_healthy().await.unwrap();
+    // Its client went with the guard, once that was released.
+    let mut admin = operator(&cluster, leader).await;
+    promptly("the end of its lease", async { while admin.leases().await.unwrap().leases().len() > 2 {} }).await;
     nothing_is_left(&cluster, [holder, other]).await;
 }
 
