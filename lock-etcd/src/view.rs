@@ -144,7 +144,7 @@ impl Views {
     /// Fails all waiters, and those that join before their views are closed.
     pub(crate) fn refuse(&self, error: &LockError) {
         let open: Vec<_> = locked(&self.open).values().cloned().collect();
-        open.iter().for_each(|view| view.refused(repeated(error)));
+        open.iter().for_each(|view| view.refused(error.clone()));
     }
 
     pub(crate) fn forget_neighbour(&self, name: &LockName) {
