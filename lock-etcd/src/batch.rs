@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Compare, Error as EtcdError, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, Error as EtcdError, KvClient, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::backend::{Tasks, locked};
 use tokio::{
     sync::oneshot,
@@ -25,8 +25,6 @@ use crate::error::Failure;
 pub(crate) struct Batches {
     /// Of its own: a sender outlives the last answer by a moment, which is nothing to wait for.
     tasks: Tasks,
-    /// What takes longer has been given up by those who asked for it.
-    limit: Duration,
     state: Mutex<State>,
 }
 
@@ -73,6 +71,8 @@ pub(crate) struct Answer {
     pub(crate) succeeded: bool,
     pub(crate) responses: Vec<TxnOpResponse>,
     pub(crate) revision: i64,
+    /// The raft term in which it was given.
+    pub(crate) term: u64,
 }
 
 struct Job {
@@ -95,8 +95,8 @@ const SENDERS: usize = 4;
 const TURNS: usize = 4;
 
 impl Batches {
-    pub(crate) fn new(tasks: Tasks, limit: Duration) -> Arc<Self> {
-        Arc::new(Self { tasks, limit, state: Mutex::default() })
+    pub(crate) fn new(tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self { tasks, state: Mutex::default() })
     }
 
     /// Runs a transaction, perhaps together with others.
@@ -153,7 +153,7 @@ impl Batches {
                 }
                 batch
             };
-            let _ = timeout(self.limit, send_batch(batch)).await;
+            send_batch(batch).await;
         }
     }
 
@@ -198,13 +198,18 @@ impl State {
     }
 }
 
-async fn send_batch(batch: Vec<Job>) {
+/// Sends some together, for as long as any of those who asked for it waits.
+async fn send_batch(mut batch: Vec<Job>) {
     // By the way of the newest: older ones may have been meant for a member that has failed since.
     let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch).await };
     let mut kv = newest.kv.clone();
     let conditions: Vec<_> = batch.iter().map(|job| job.request.when.clone()).collect();
     let all: Vec<_> = batch.iter().flat_map(|job| job.request.then.clone()).collect();
-    match kv.txn(Txn::new().when(conditions).and_then(all)).await {
+    let answer = tokio::select! {
+        answer = kv.txn(Txn::new().when(conditions).and_then(all)) => answer,
+        () = all_gone(&mut batch) => return,
+    };
+    match answer {
         Ok(whole) if whole.succeeded() => answer_all(batch, &whole),
         Ok(_) => each_alone(batch).await,
         // A refusal may be meant for one of them; but not where all may have been done. Anything else is everybody's.
@@ -222,21 +227,33 @@ fn is_everybodys(failure: &Failure) -> bool {
 }
 
 fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
-    let (revision, mut responses) = (revision(whole), whole.op_responses().into_iter());
+    let (revision, term, mut responses) = (revision(whole), term(whole), whole.op_responses().into_iter());
     for job in batch {
         let responses = responses.by_ref().take(job.request.then.len()).collect();
-        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision }));
+        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, term }));
     }
 }
 
 async fn each_alone(batch: Vec<Job>) {
-    let each = batch.into_iter().map(|Job { request, kv, answer, .. }| async move { drop(answer.send(alone(kv, request).await)) });
+    let each = batch.into_iter().map(|Job { request, kv, mut answer, .. }| async move {
+        tokio::select! {
+            outcome = alone(kv, request) => drop(answer.send(outcome)),
+            () = answer.closed() => {}
+        }
+    });
     futures_util::future::join_all(each).await;
+}
+
+async fn all_gone(batch: &mut [Job]) {
+    for job in batch {
+        job.answer.closed().await;
+    }
 }
 
 pub(crate) async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
-    Ok(Answer { succeeded: response.succeeded(), revision: revision(&response), responses: response.op_responses() })
+    let (revision, term) = (revision(&response), term(&response));
+    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, term })
 }
 
 fn no_answer() -> EtcdError {
@@ -251,7 +268,11 @@ fn copy(error: &EtcdError) -> EtcdError {
 }
 
 fn revision(response: &TxnResponse) -> i64 {
-    response.header().map_or(0, etcd_client::ResponseHeader::revision)
+    response.header().map_or(0, ResponseHeader::revision)
+}
+
+fn term(response: &TxnResponse) -> u64 {
+    response.header().map_or(0, ResponseHeader::raft_term)
 }
 
 impl fmt::Debug for Batches {

@@ -3,19 +3,20 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, Error as EtcdError, Txn, TxnResponse};
+use etcd_client::{Client, ConnectOptions, Error as EtcdError, ResponseHeader, Txn, TxnResponse};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use lock_core::{
     ErrorKind, LockError,
     backend::{Clock, Contact, Tasks},
 };
 use tokio::{
-    sync::{OnceCell, watch},
-    time::{Instant, timeout},
+    sync::{Mutex, OnceCell, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::error::Failure;
@@ -28,6 +29,8 @@ pub(crate) struct Cluster {
     members: Vec<Member>,
     current: AtomicUsize,
     moved: watch::Sender<usize>,
+    /// The highest raft term that an answer was given in: each election begins a new one.
+    term: AtomicU64,
     times: Times,
     contact: Arc<Contact>,
 }
@@ -60,6 +63,8 @@ struct Member {
     client: OnceCell<Client>,
     /// The same once the runtime on which that one was made has ended, and its connection with it.
     client_of_fallback: OnceCell<Client>,
+    /// When it was last asked for its term.
+    asked: Mutex<Option<Instant>>,
     /// Where its connection lives: not on a runtime that an application starts for a single call.
     home: Tasks,
 }
@@ -67,43 +72,29 @@ struct Member {
 impl Cluster {
     /// The members behind `endpoints`, connected on first use, starting with a random one so that clients spread.
     pub(crate) fn new(endpoints: Vec<String>, options: &ConnectOptions, times: Times, home: &Tasks) -> Self {
-        let (client, client_of_fallback) = (OnceCell::new(), OnceCell::new());
-        let member = |endpoint| Member {
-            endpoint,
-            options: options.clone(),
-            client: client.clone(),
-            client_of_fallback: client_of_fallback.clone(),
-            home: home.clone(),
-        };
         let first = (rand::random::<u64>() % endpoints.len().max(1) as u64) as usize;
-        Self {
-            members: endpoints.into_iter().map(member).collect(),
-            current: AtomicUsize::new(first),
-            moved: watch::Sender::new(first),
-            times,
-            contact: Contact::new(Clock::Suspend),
-        }
+        let member = |endpoint| Member::new(endpoint, options.clone(), home.clone());
+        Self::of_members(endpoints.into_iter().map(member).collect(), first, times)
     }
 
     /// A client that the application connected; it balances over its endpoints itself.
     pub(crate) fn of_client(client: Client, times: Times, home: &Tasks) -> Self {
+        let mut member = Member::new("the given client".into(), ConnectOptions::new(), home.clone());
         // Where it was made is not known: nor is a way to make another.
-        let client = OnceCell::new_with(Some(client));
-        let (options, client_of_fallback) = (ConnectOptions::new(), client.clone());
-        let member = Member { endpoint: "the given client".into(), options, client, client_of_fallback, home: home.clone() };
-        let contact = Contact::new(Clock::Suspend);
-        Self { members: vec![member], current: AtomicUsize::new(0), moved: watch::Sender::new(0), times, contact }
+        member.client = OnceCell::new_with(Some(client));
+        member.client_of_fallback = member.client.clone();
+        Self::of_members(vec![member], 0, times)
+    }
+
+    fn of_members(members: Vec<Member>, first: usize, times: Times) -> Self {
+        let (current, moved, term) = (AtomicUsize::new(first), watch::Sender::new(first), AtomicU64::new(0));
+        Self { members, current, moved, term, times, contact: Contact::new(Clock::Suspend) }
     }
 
     /// The member to talk to, and a client for it.
     pub(crate) async fn client(&self) -> Result<(usize, &Client), Failure> {
         let at = self.current.load(Ordering::Relaxed);
         Ok((at, self.members[at].client().await?))
-    }
-
-    /// How long one attempt of a request may take.
-    pub(crate) fn attempt_limit(&self) -> Duration {
-        self.times.attempt()
     }
 
     /// How long a request may take, retries included.
@@ -123,11 +114,23 @@ impl Cluster {
 
     /// Moves on to the next member, unless somebody has since `failed` was current.
     pub(crate) fn move_on(&self, failed: usize) {
-        let next = (failed + 1) % self.members.len();
+        self.move_to(self.after(failed), failed);
+    }
+
+    fn after(&self, member: usize) -> usize {
+        (member + 1) % self.members.len()
+    }
+
+    fn move_to(&self, next: usize, failed: usize) {
         if next != failed && self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::debug!(from = %self.members[failed].endpoint, to = %self.members[next].endpoint, "moving on to another member");
             self.moved.send_replace(next);
         }
+    }
+
+    /// Takes note of the term that an answer was given in.
+    pub(crate) fn answered_in(&self, term: u64) {
+        self.term.fetch_max(term, Ordering::Relaxed);
     }
 
     /// Makes a request until it is answered, on each member in turn, for at most the request timeout.
@@ -144,11 +147,60 @@ impl Cluster {
 
     /// Runs a transaction that is safe to repeat.
     pub(crate) async fn txn(&self, txn: &Txn) -> Result<TxnResponse, Failure> {
-        self.call(|etcd| {
+        let answer = self.call(|etcd| {
             let (mut kv, txn) = (etcd.kv_client(), txn.clone());
             async move { kv.txn(txn).await }
-        })
-        .await
+        });
+        answer.await.inspect(|answer| self.answered_in(answer.header().map_or(0, ResponseHeader::raft_term)))
+    }
+
+    /// Makes a request that may well be carried out several times, so that it is answered within `time` if any member can
+    /// answer: while the current member is silent it is made on the others too, twice on each.
+    ///
+    /// None of the attempts is given up before the time is over, so a slow cluster has all of it. If another member
+    /// answers first, or none and the future is dropped, requests move on.
+    pub(crate) async fn call_within<T, F, R>(&self, time: Duration, request: F) -> Result<T, Failure>
+    where
+        F: Fn(&Client) -> R + Send + Sync,
+        R: Future<Output = Result<T, EtcdError>> + Send,
+    {
+        let turns = 2 * self.members.len();
+        let turn = (time / u32::try_from(turns).unwrap_or(u32::MAX)).min(self.times.attempt());
+        let (give_up, mut attempts) = (Instant::now() + time, FuturesUnordered::new());
+        let (first, request) = (self.current.load(Ordering::Relaxed), &request);
+        let (unanswered, mut at, mut started) = (Unanswered::new(self, first, turn), first, 0);
+        let mut failure = Failure::timeout();
+        loop {
+            if started < turns {
+                self.contact.asked();
+                attempts.push(async move { (at, self.attempt(at, request).await) });
+                (at, started) = (self.after(at), started + 1);
+            }
+            let until = if started < turns { give_up.min(Instant::now() + turn) } else { give_up };
+            match timeout_at(until, attempts.next()).await {
+                Ok(Some((answering, Ok(answer)))) => {
+                    unanswered.answered_by(answering);
+                    self.contact.answered();
+                    return Ok(answer);
+                }
+                Ok(Some((failed, Err(other)))) => {
+                    if !other.transient {
+                        unanswered.answered_by(failed);
+                        self.contact.answered();
+                        return Err(other);
+                    }
+                    self.contact.failed(&other.error);
+                    if !other.stays {
+                        self.move_on(failed);
+                    }
+                    failure = other;
+                }
+                // Each has failed in each of its turns.
+                Ok(None) => return Err(failure),
+                Err(_) if Instant::now() >= give_up => return Err(failure),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Like [`call`](Self::call), and tells whether an earlier attempt may have taken effect.
@@ -171,10 +223,15 @@ impl Cluster {
         let mut reason = None;
         loop {
             let at = self.current.load(Ordering::Relaxed);
-            let attempt = async { request(self.members[at].client().await?).await.map_err(Failure::from) };
             let limit = attempt_limit.min(give_up.saturating_duration_since(Instant::now()));
+            let unanswered = Unanswered::new(self, at, attempt_limit / 4);
             self.contact.asked();
-            let mut failure = match timeout(limit, attempt).await {
+            let outcome = tokio::select! {
+                outcome = timeout(limit, self.attempt(at, &request)) => outcome,
+                () = self.dropped_by_an_election(at) => Ok(Err(Failure::election())),
+            };
+            unanswered.forget();
+            let mut failure = match outcome {
                 Ok(Ok(answer)) => {
                     self.contact.answered();
                     return Ok(Answered { answer, doubtful });
@@ -192,12 +249,15 @@ impl Cluster {
             }
             doubtful |= failure.error.is_indeterminate();
             if failure.transient && Instant::now() + pause < give_up {
-                self.move_on(at);
+                let stays = failure.stays;
+                if !stays {
+                    self.move_on(at);
+                }
                 reason = Some(failure);
                 failures += 1;
-                // Every member has failed once: wait before the next round.
-                if failures % self.members.len() == 0 {
-                    tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                // A member that cannot at the moment, or every member, has failed: wait before the next attempt.
+                if stays || failures % self.members.len() == 0 {
+                    sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 continue;
@@ -207,6 +267,50 @@ impl Cluster {
             }
             return Err(failure);
         }
+    }
+
+    async fn attempt<T, F, R>(&self, at: usize, request: &F) -> Result<T, Failure>
+    where
+        F: Fn(&Client) -> R + Send + Sync,
+        R: Future<Output = Result<T, EtcdError>> + Send,
+    {
+        request(self.members[at].client().await?).await.map_err(Failure::from)
+    }
+
+    /// Waits until there is another leader than when this was called, and until an answer to a request that outlived the
+    /// change would be there.
+    ///
+    /// A follower passes writes on to the leader. One that ceases to lead drops them without a word, and nobody ever
+    /// answers: that is no silence of the member, and the request can be made again as soon as somebody leads.
+    async fn dropped_by_an_election(&self, at: usize) {
+        let mut sent_in = self.term.load(Ordering::Relaxed);
+        loop {
+            sleep(PULSE).await;
+            let term = self.term(at).await;
+            if sent_in != 0 && term > sent_in {
+                return sleep(LATE_ANSWER).await;
+            }
+            sent_in = term;
+        }
+    }
+
+    /// The term, from a member that is asked once in a while however many want to know.
+    async fn term(&self, at: usize) -> u64 {
+        let member = &self.members[at];
+        let mut asked = member.asked.lock().await;
+        if asked.is_none_or(|asked| asked.elapsed() >= PULSE / 2)
+            && let Ok(client) = member.client().await
+        {
+            let status = client.maintenance_client().status().await;
+            *asked = Some(Instant::now());
+            // A term without a leader is an election that goes on.
+            if let Ok(status) = status
+                && status.leader() != 0
+            {
+                self.answered_in(status.raft_term());
+            }
+        }
+        self.term.load(Ordering::Relaxed)
     }
 
     /// Finds a member that answers `request`, for at most `limit`.
@@ -237,8 +341,49 @@ impl Cluster {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often a member that does not answer is asked whether there was an election: longer than nearly all requests take.
+const PULSE: Duration = Duration::from_millis(200);
+/// How long after an election a request that it did not drop may still be answered.
+const LATE_ANSWER: Duration = Duration::from_millis(50);
+
+/// A request that has no answer yet. If it is dropped after a while requests move on: whoever gave it up waited for nothing,
+/// and so would the next one.
+struct Unanswered<'a> {
+    cluster: &'a Cluster,
+    member: usize,
+    since: Instant,
+    patience: Duration,
+}
+
+impl<'a> Unanswered<'a> {
+    fn new(cluster: &'a Cluster, member: usize, patience: Duration) -> Self {
+        Self { cluster, member, since: Instant::now(), patience }
+    }
+
+    /// Moves on to the member that has answered first.
+    fn answered_by(self, member: usize) {
+        self.cluster.move_to(member, self.member);
+        self.forget();
+    }
+
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= self.patience {
+            self.cluster.move_on(self.member);
+        }
+    }
+}
 
 impl Member {
+    fn new(endpoint: String, options: ConnectOptions, home: Tasks) -> Self {
+        Self { endpoint, options, client: OnceCell::new(), client_of_fallback: OnceCell::new(), asked: Mutex::new(None), home }
+    }
+
     async fn client(&self) -> Result<&Client, Failure> {
         let client = if self.home.have_moved() { &self.client_of_fallback } else { &self.client };
         client.get_or_try_init(|| self.connect()).await

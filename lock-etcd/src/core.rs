@@ -52,7 +52,7 @@ impl Core {
         Arc::new(Self {
             sessions: Sessions::new(Arc::clone(&cluster), holds.tasks().clone(), holds.closing().clone(), default_ttl),
             views: Views::new(Arc::clone(&cluster), watches, services.clone(), stop.clone()),
-            batches: Batches::new(home.apart(), cluster.attempt_limit()),
+            batches: Batches::new(home.apart()),
             namespace,
             default_ttl,
             cluster,
@@ -70,14 +70,13 @@ impl Core {
 
     /// Runs a transaction that is safe to repeat, and tells whether an earlier attempt may have taken effect.
     pub(crate) async fn txn(&self, request: &batch::Request) -> Result<Answered<batch::Answer>, Failure> {
-        self.cluster
-            .call_repeatedly(|etcd| {
-                let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
-                let have_moved = self.holds.tasks().have_moved();
-                // Senders may have ended with their runtime, and count as there.
-                async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
-            })
-            .await
+        let answered = self.cluster.call_repeatedly(|etcd| {
+            let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
+            let have_moved = self.holds.tasks().have_moved();
+            // Senders may have ended with their runtime, and count as there.
+            async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
+        });
+        answered.await.inspect(|answered| self.cluster.answered_in(answered.answer.term))
     }
 
     /// Makes sure that the server answers, and that there is a session for acquisitions with default options.

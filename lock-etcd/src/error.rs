@@ -7,6 +7,8 @@ pub(crate) struct Failure {
     pub(crate) error: LockError,
     /// Another attempt, perhaps on another member, may succeed.
     pub(crate) transient: bool,
+    /// That attempt may as well be made where this one was: another member would not be better off.
+    pub(crate) stays: bool,
     /// The lease named in the request does not exist.
     pub(crate) lease_gone: bool,
 }
@@ -30,6 +32,12 @@ impl Failure {
         Self::transient(LockError::new(ErrorKind::Unavailable, "no answer in time").indeterminate())
     }
 
+    /// No answer, for there was an election meanwhile.
+    pub(crate) fn election() -> Self {
+        let error = LockError::new(ErrorKind::Unavailable, "an election has dropped the request").indeterminate();
+        Self { stays: true, ..Self::transient(error) }
+    }
+
     /// Certificates or a key that are none.
     pub(crate) fn unusable_tls(error: EtcdError) -> Self {
         let message = "the TLS certificates or the key cannot be used; they must be PEM, and belong together";
@@ -43,11 +51,11 @@ impl Failure {
 
     /// An error after which another attempt may succeed.
     pub(crate) fn transient(error: LockError) -> Self {
-        Self { error, transient: true, lease_gone: false }
+        Self { error, transient: true, stays: false, lease_gone: false }
     }
 
     fn definite(error: LockError) -> Self {
-        Self { error, transient: false, lease_gone: false }
+        Self { error, transient: false, stays: false, lease_gone: false }
     }
 }
 

@@ -15,6 +15,7 @@ use lock_etcd::{EtcdLock, EtcdLockBuilder};
 use tokio::task::JoinHandle;
 
 pub(crate) mod dead;
+pub(crate) mod members;
 pub(crate) mod metrics;
 pub(crate) mod peers;
 
