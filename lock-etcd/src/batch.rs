@@ -73,6 +73,8 @@ pub(crate) struct Answer {
     pub(crate) revision: i64,
     /// The raft term in which it was given.
     pub(crate) term: u64,
+    /// An earlier attempt may have done it.
+    pub(crate) doubtful: bool,
 }
 
 struct Job {
@@ -135,30 +137,49 @@ impl Batches {
             free
         };
         if free {
-            self.tasks.spawn(Arc::clone(self).send());
-        }
-    }
-
-    async fn send(self: Arc<Self>) {
-        loop {
-            for _ in 0..TURNS {
-                tokio::task::yield_now().await;
-            }
-            let batch = {
-                let mut state = self.state();
-                let batch = state.take();
-                if batch.is_empty() {
-                    state.senders -= 1;
-                    return;
-                }
-                batch
-            };
-            send_batch(batch).await;
+            self.tasks.spawn(Sender { batches: Arc::clone(self), ended: false }.run());
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
+    }
+}
+
+/// Sends one batch after the other while there are any. However it ends, another can take its place.
+struct Sender {
+    batches: Arc<Batches>,
+    ended: bool,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        while let Some(batch) = self.next().await {
+            send_batch(batch).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Vec<Job>> {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        let mut state = self.batches.state();
+        let batch = state.take();
+        if batch.is_empty() {
+            // While the queue is locked, so that whoever comes next finds the place free.
+            self.ended = true;
+            state.senders -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.batches.state().senders -= 1;
+        }
     }
 }
 
@@ -201,7 +222,7 @@ impl State {
 /// Sends some together, for as long as any of those who asked for it waits.
 async fn send_batch(mut batch: Vec<Job>) {
     // By the way of the newest: older ones may have been meant for a member that has failed since.
-    let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch).await };
+    let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch, false).await };
     let mut kv = newest.kv.clone();
     let conditions: Vec<_> = batch.iter().map(|job| job.request.when.clone()).collect();
     let all: Vec<_> = batch.iter().flat_map(|job| job.request.then.clone()).collect();
@@ -211,33 +232,40 @@ async fn send_batch(mut batch: Vec<Job>) {
     };
     match answer {
         Ok(whole) if whole.succeeded() => answer_all(batch, &whole),
-        Ok(_) => each_alone(batch).await,
-        // A refusal may be meant for one of them; but not where all may have been done. Anything else is everybody's.
-        Err(error) if is_everybodys(&Failure::from(copy(&error))) => {
-            for job in batch {
-                let _ = job.answer.send(Err(copy(&error)));
-            }
-        }
-        Err(_) => each_alone(batch).await,
+        Ok(_) => each_alone(batch, false).await,
+        Err(error) => refused(batch, &error).await,
     }
 }
 
-fn is_everybodys(failure: &Failure) -> bool {
-    failure.transient || failure.error.is_indeterminate()
+async fn refused(batch: Vec<Job>, error: &EtcdError) {
+    let failure = Failure::of(copy(error), "");
+    let (mut again, mut over) = (batch, Vec::new());
+    if failure.transient {
+        (again, over) = (over, again);
+    } else if failure.error.is_indeterminate() {
+        // All may have been done, so nothing is made again. What only removes can be, and is not what finds no space.
+        (again, over) = again.into_iter().partition(|job| job.request.company == Company::Any);
+    }
+    for job in over {
+        let _ = job.answer.send(Err(copy(error)));
+    }
+    // Else the refusal is meant for one of them.
+    each_alone(again, failure.error.is_indeterminate()).await;
 }
 
 fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
     let (revision, term, mut responses) = (revision(whole), term(whole), whole.op_responses().into_iter());
     for job in batch {
         let responses = responses.by_ref().take(job.request.then.len()).collect();
-        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, term }));
+        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, term, doubtful: false }));
     }
 }
 
-async fn each_alone(batch: Vec<Job>) {
+/// `doubtful`: it may have been done already.
+async fn each_alone(batch: Vec<Job>, doubtful: bool) {
     let each = batch.into_iter().map(|Job { request, kv, mut answer, .. }| async move {
         tokio::select! {
-            outcome = alone(kv, request) => drop(answer.send(outcome)),
+            outcome = alone(kv, request) => drop(answer.send(outcome.map(|outcome| Answer { doubtful, ..outcome }))),
             () = answer.closed() => {}
         }
     });
@@ -253,7 +281,7 @@ async fn all_gone(batch: &mut [Job]) {
 pub(crate) async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
     let (revision, term) = (revision(&response), term(&response));
-    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, term })
+    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, term, doubtful: false })
 }
 
 fn no_answer() -> EtcdError {
@@ -284,6 +312,8 @@ impl fmt::Debug for Batches {
 
 #[cfg(test)]
 mod tests {
+    use conformance_tests::servers::{self, EtcdOptions};
+
     use super::*;
 
     /// The state with these jobs: `-` for a removal, else the prefix below which an entry is made; lower case if it can wait.
@@ -332,6 +362,49 @@ mod tests {
         assert!(state.take().is_empty());
         tokio::time::advance(PATIENCE).await;
         assert_eq!(kinds(&state.take()), ["a/"]);
+    }
+
+    fn request(key: &str, then: TxnOp, company: Company) -> Request {
+        let when = Compare::create_revision(key, etcd_client::CompareOp::Greater, -1);
+        Request { when, then: vec![then], otherwise: Vec::new(), company, expects_others: true }
+    }
+
+    #[test]
+    fn a_sender_that_is_dropped_leaves_its_place() {
+        let home = tokio::runtime::Runtime::new().unwrap();
+        let (_server, batches) = home.block_on(async {
+            let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let kv = etcd_client::Client::connect([silent.local_addr().unwrap().to_string()], None).await.unwrap().kv_client();
+            let batches = Batches::new(Tasks::current());
+            let asking = Arc::clone(&batches);
+            tokio::spawn(async move { asking.txn(kv, request("k", TxnOp::delete("k", None), Company::Any)).await });
+            while batches.tasks.running() == 0 {
+                tokio::task::yield_now().await;
+            }
+            (silent, batches)
+        });
+        drop(home);
+        assert_eq!(batches.state().senders, 0);
+    }
+
+    #[tokio::test]
+    async fn a_removal_goes_through_although_what_goes_with_it_finds_no_space() {
+        let options = EtcdOptions::new().own().with_argument("--quota-backend-bytes=1048576");
+        let server = match servers::etcd(options) {
+            Ok(server) => server,
+            Err(skip) => return eprintln!("{skip}"),
+        };
+        let mut kv = etcd_client::Client::connect([server.endpoint()], None).await.unwrap().kv_client();
+        kv.put("held", "", None).await.unwrap();
+        while kv.put("ballast", vec![0; 100 * 1024], None).await.is_ok() {}
+        let batches = Batches::new(Tasks::current());
+        let put = request("new", TxnOp::put("new", "", None), Company::OnePerPrefix("new".to_owned()));
+        let removal = request("held", TxnOp::delete("held", None), Company::Any);
+        let (refused, removed) = tokio::join!(batches.txn(kv.clone(), put), batches.txn(kv.clone(), removal));
+        assert_eq!(Failure::of(refused.unwrap_err(), "").error.kind(), lock_core::ErrorKind::Exhausted);
+        let removed = removed.unwrap();
+        assert!(removed.succeeded && removed.doubtful, "{removed:?}");
+        assert_eq!(kv.get("held", None).await.unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -169,7 +169,7 @@ impl Cluster {
         let (give_up, mut attempts) = (Instant::now() + time, FuturesUnordered::new());
         let (first, request) = (self.current.load(Ordering::Relaxed), &request);
         let (unanswered, mut at, mut started) = (Unanswered::new(self, first, turn), first, 0);
-        let mut failure = Failure::timeout();
+        let mut failure = Failure::timeout(&self.members[first].endpoint);
         loop {
             if started < turns {
                 self.contact.asked();
@@ -228,7 +228,7 @@ impl Cluster {
             self.contact.asked();
             let outcome = tokio::select! {
                 outcome = timeout(limit, self.attempt(at, &request)) => outcome,
-                () = self.dropped_by_an_election(at) => Ok(Err(Failure::election())),
+                () = self.dropped_by_an_election(at) => Ok(Err(Failure::election(&self.members[at].endpoint))),
             };
             unanswered.forget();
             let mut failure = match outcome {
@@ -240,7 +240,7 @@ impl Cluster {
                 Err(_) => {
                     doubtful = true;
                     // What an earlier attempt met tells more, and the last one may have had no time at all.
-                    reason.take().unwrap_or_else(Failure::timeout)
+                    reason.take().unwrap_or_else(|| Failure::timeout(&self.members[at].endpoint))
                 }
             };
             match failure.transient {
@@ -274,7 +274,8 @@ impl Cluster {
         F: Fn(&Client) -> R + Send + Sync,
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
-        request(self.members[at].client().await?).await.map_err(Failure::from)
+        let member = &self.members[at];
+        request(member.client().await?).await.map_err(|error| Failure::of(error, &member.endpoint))
     }
 
     /// Waits until there is another leader than when this was called, and until an answer to a request that outlived the
@@ -395,7 +396,7 @@ impl Member {
         connect.await.map_err(Failure::transient)?.map_err(|error| match error {
             // Nothing is connected yet: the only error of the transport is about its settings.
             EtcdError::TransportError(_) => Failure::unusable_tls(error),
-            error => Failure::from(error),
+            error => Failure::of(error, &self.endpoint),
         })
     }
 }

@@ -76,7 +76,10 @@ impl Core {
             // Senders may have ended with their runtime, and count as there.
             async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
         });
-        answered.await.inspect(|answered| self.cluster.answered_in(answered.answer.term))
+        let mut answered = answered.await?;
+        self.cluster.answered_in(answered.answer.term);
+        answered.doubtful |= answered.answer.doubtful;
+        Ok(answered)
     }
 
     /// Makes sure that the server answers, and that there is a session for acquisitions with default options.
