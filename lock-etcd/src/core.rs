@@ -73,7 +73,7 @@ impl Core {
         let answered = self.cluster.call_repeatedly(|etcd| {
             let (batches, kv, request) = (Arc::clone(&self.batches), etcd.kv_client(), request.clone());
             let have_moved = self.holds.tasks().have_moved();
-            // Senders may have ended with their runtime, and count as there.
+            // The senders have ended with their runtime.
             async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
         });
         let mut answered = answered.await?;
