@@ -197,7 +197,10 @@ impl Cluster {
                 }
                 // Each has failed in each of its turns.
                 Ok(None) => return Err(failure),
-                Err(_) if Instant::now() >= give_up => return Err(failure),
+                Err(_) if Instant::now() >= give_up => {
+                    self.contact.failed(&failure.error);
+                    return Err(failure);
+                }
                 Err(_) => {}
             }
         }
