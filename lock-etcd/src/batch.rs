@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Compare, Error as EtcdError, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, Error as EtcdError, KvClient, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use lock_core::backend::{Tasks, locked};
 use tokio::{
     sync::oneshot,
@@ -25,8 +25,6 @@ use crate::{error::Failure, history::Stamp};
 pub(crate) struct Batches {
     /// Of its own: a sender outlives the last answer by a moment, which is nothing to wait for.
     tasks: Tasks,
-    /// What takes longer has been given up by those who asked for it.
-    limit: Duration,
     state: Mutex<State>,
 }
 
@@ -73,6 +71,10 @@ pub(crate) struct Answer {
     pub(crate) succeeded: bool,
     pub(crate) responses: Vec<TxnOpResponse>,
     pub(crate) revision: i64,
+    /// The raft term in which it was given.
+    pub(crate) term: u64,
+    /// An earlier attempt may have done it.
+    pub(crate) doubtful: bool,
     pub(crate) stamp: Option<Stamp>,
 }
 
@@ -96,8 +98,8 @@ const SENDERS: usize = 4;
 const TURNS: usize = 4;
 
 impl Batches {
-    pub(crate) fn new(tasks: Tasks, limit: Duration) -> Arc<Self> {
-        Arc::new(Self { tasks, limit, state: Mutex::default() })
+    pub(crate) fn new(tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self { tasks, state: Mutex::default() })
     }
 
     /// Runs a transaction, perhaps together with others.
@@ -136,30 +138,49 @@ impl Batches {
             free
         };
         if free {
-            self.tasks.spawn(Arc::clone(self).send());
-        }
-    }
-
-    async fn send(self: Arc<Self>) {
-        loop {
-            for _ in 0..TURNS {
-                tokio::task::yield_now().await;
-            }
-            let batch = {
-                let mut state = self.state();
-                let batch = state.take();
-                if batch.is_empty() {
-                    state.senders -= 1;
-                    return;
-                }
-                batch
-            };
-            let _ = timeout(self.limit, send_batch(batch)).await;
+            self.tasks.spawn(Sender { batches: Arc::clone(self), ended: false }.run());
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
+    }
+}
+
+/// Sends one batch after the other while there are any. However it ends, another can take its place.
+struct Sender {
+    batches: Arc<Batches>,
+    ended: bool,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        while let Some(batch) = self.next().await {
+            send_batch(batch).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Vec<Job>> {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        let mut state = self.batches.state();
+        let batch = state.take();
+        if batch.is_empty() {
+            // While the queue is locked, so that whoever comes next finds the place free.
+            self.ended = true;
+            state.senders -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.batches.state().senders -= 1;
+        }
     }
 }
 
@@ -199,49 +220,72 @@ impl State {
     }
 }
 
-async fn send_batch(batch: Vec<Job>) {
+/// Sends some together, for as long as any of those who asked for it waits.
+async fn send_batch(mut batch: Vec<Job>) {
     // By the way of the newest: older ones may have been meant for a member that has failed since.
-    let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch).await };
+    let Some(newest) = batch.iter().max_by_key(|job| job.due).filter(|_| batch.len() > 1) else { return each_alone(batch, false).await };
     let mut kv = newest.kv.clone();
     let conditions: Vec<_> = batch.iter().map(|job| job.request.when.clone()).collect();
     let all: Vec<_> = batch.iter().flat_map(|job| job.request.then.clone()).collect();
-    match kv.txn(Txn::new().when(conditions).and_then(all)).await {
+    let answer = tokio::select! {
+        answer = kv.txn(Txn::new().when(conditions).and_then(all)) => answer,
+        () = all_gone(&mut batch) => return,
+    };
+    match answer {
         Ok(whole) if whole.succeeded() => answer_all(batch, &whole),
-        Ok(_) => each_alone(batch).await,
-        // A refusal may be meant for one of them; but not where all may have been done. Anything else is everybody's.
-        Err(error) if is_everybodys(&Failure::from(copy(&error))) => {
-            for job in batch {
-                let _ = job.answer.send(Err(copy(&error)));
-            }
-        }
-        Err(_) => each_alone(batch).await,
+        Ok(_) => each_alone(batch, false).await,
+        Err(error) => refused(batch, &error).await,
     }
 }
 
-fn is_everybodys(failure: &Failure) -> bool {
-    failure.transient || failure.error.is_indeterminate()
+async fn refused(batch: Vec<Job>, error: &EtcdError) {
+    let failure = Failure::of(copy(error), "");
+    let (mut again, mut over) = (batch, Vec::new());
+    if failure.transient {
+        (again, over) = (over, again);
+    } else if failure.error.is_indeterminate() {
+        // All may have been done, so nothing is made again. What only removes can be, and is not what finds no space.
+        (again, over) = again.into_iter().partition(|job| job.request.company == Company::Any);
+    }
+    for job in over {
+        let _ = job.answer.send(Err(copy(error)));
+    }
+    // Else the refusal is meant for one of them.
+    each_alone(again, failure.error.is_indeterminate()).await;
 }
 
 fn answer_all(batch: Vec<Job>, whole: &TxnResponse) {
     let stamp = Stamp::of(whole.header()).map(|stamp| stamp.if_wrote(true));
-    let (revision, mut responses) = (revision(whole), whole.op_responses().into_iter());
+    let (revision, term, mut responses) = (revision(whole), term(whole), whole.op_responses().into_iter());
     for job in batch {
         let responses = responses.by_ref().take(job.request.then.len()).collect();
-        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, stamp }));
+        let _ = job.answer.send(Ok(Answer { succeeded: true, responses, revision, stamp, term, doubtful: false }));
     }
 }
 
-async fn each_alone(batch: Vec<Job>) {
-    let each = batch.into_iter().map(|Job { request, kv, answer, .. }| async move { drop(answer.send(alone(kv, request).await)) });
+/// `doubtful`: it may have been done already.
+async fn each_alone(batch: Vec<Job>, doubtful: bool) {
+    let each = batch.into_iter().map(|Job { request, kv, mut answer, .. }| async move {
+        tokio::select! {
+            outcome = alone(kv, request) => drop(answer.send(outcome.map(|outcome| Answer { doubtful, ..outcome }))),
+            () = answer.closed() => {}
+        }
+    });
     futures_util::future::join_all(each).await;
+}
+
+async fn all_gone(batch: &mut [Job]) {
+    for job in batch {
+        job.answer.closed().await;
+    }
 }
 
 pub(crate) async fn alone(mut kv: KvClient, request: Request) -> Result<Answer, EtcdError> {
     let response = kv.txn(request.txn()).await?;
     // Each writes if its condition holds: puts, or deletes what is known to be there.
     let stamp = Stamp::of(response.header()).map(|stamp| stamp.if_wrote(response.succeeded()));
-    let revision = revision(&response);
-    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, stamp })
+    let (revision, term) = (revision(&response), term(&response));
+    Ok(Answer { succeeded: response.succeeded(), responses: response.op_responses(), revision, stamp, term, doubtful: false })
 }
 
 fn no_answer() -> EtcdError {
@@ -256,7 +300,11 @@ fn copy(error: &EtcdError) -> EtcdError {
 }
 
 fn revision(response: &TxnResponse) -> i64 {
-    response.header().map_or(0, etcd_client::ResponseHeader::revision)
+    response.header().map_or(0, ResponseHeader::revision)
+}
+
+fn term(response: &TxnResponse) -> u64 {
+    response.header().map_or(0, ResponseHeader::raft_term)
 }
 
 impl fmt::Debug for Batches {
@@ -268,6 +316,8 @@ impl fmt::Debug for Batches {
 
 #[cfg(test)]
 mod tests {
+    use conformance_tests::servers::{self, EtcdOptions};
+
     use super::*;
 
     /// The state with these jobs: `-` for a removal, else the prefix below which an entry is made; lower case if it can wait.
@@ -316,6 +366,49 @@ mod tests {
         assert!(state.take().is_empty());
         tokio::time::advance(PATIENCE).await;
         assert_eq!(kinds(&state.take()), ["a/"]);
+    }
+
+    fn request(key: &str, then: TxnOp, company: Company) -> Request {
+        let when = Compare::create_revision(key, etcd_client::CompareOp::Greater, -1);
+        Request { when, then: vec![then], otherwise: Vec::new(), company, expects_others: true }
+    }
+
+    #[test]
+    fn a_sender_that_is_dropped_leaves_its_place() {
+        let home = tokio::runtime::Runtime::new().unwrap();
+        let (_server, batches) = home.block_on(async {
+            let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let kv = etcd_client::Client::connect([silent.local_addr().unwrap().to_string()], None).await.unwrap().kv_client();
+            let batches = Batches::new(Tasks::current());
+            let asking = Arc::clone(&batches);
+            tokio::spawn(async move { asking.txn(kv, request("k", TxnOp::delete("k", None), Company::Any)).await });
+            while batches.tasks.running() == 0 {
+                tokio::task::yield_now().await;
+            }
+            (silent, batches)
+        });
+        drop(home);
+        assert_eq!(batches.state().senders, 0);
+    }
+
+    #[tokio::test]
+    async fn a_removal_goes_through_although_what_goes_with_it_finds_no_space() {
+        let options = EtcdOptions::new().own().with_argument("--quota-backend-bytes=1048576");
+        let server = match servers::etcd(options) {
+            Ok(server) => server,
+            Err(skip) => return eprintln!("{skip}"),
+        };
+        let mut kv = etcd_client::Client::connect([server.endpoint()], None).await.unwrap().kv_client();
+        kv.put("held", "", None).await.unwrap();
+        while kv.put("ballast", vec![0; 100 * 1024], None).await.is_ok() {}
+        let batches = Batches::new(Tasks::current());
+        let put = request("new", TxnOp::put("new", "", None), Company::OnePerPrefix("new".to_owned()));
+        let removal = request("held", TxnOp::delete("held", None), Company::Any);
+        let (refused, removed) = tokio::join!(batches.txn(kv.clone(), put), batches.txn(kv.clone(), removal));
+        assert_eq!(Failure::of(refused.unwrap_err(), "").error.kind(), lock_core::ErrorKind::Exhausted);
+        let removed = removed.unwrap();
+        assert!(removed.succeeded && removed.doubtful, "{removed:?}");
+        assert_eq!(kv.get("held", None).await.unwrap().count(), 0);
     }
 
     #[tokio::test]

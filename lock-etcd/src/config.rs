@@ -62,7 +62,8 @@ impl EtcdLockBuilder {
         self
     }
 
-    /// TTL of locks unless an acquisition asks for another, in whole seconds; default 30 s.
+    /// TTL of locks unless an acquisition asks for another, in whole seconds, at least 2; default 30 s. Below 5 s a lock may be
+    /// lost when etcd elects a new leader.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;

@@ -61,7 +61,7 @@ impl Core {
         let core = Arc::new(Self {
             sessions,
             views: Views::new(Arc::clone(&cluster), watches, services.clone(), stop.clone()),
-            batches: Batches::new(home.apart(), cluster.attempt_limit()),
+            batches: Batches::new(home.apart()),
             namespace,
             default_ttl,
             cluster,
@@ -97,14 +97,16 @@ impl Core {
 
     /// Runs a transaction that is safe to repeat, and tells whether an earlier attempt may have taken effect.
     pub(crate) async fn txn(&self, request: &batch::Request) -> Result<Answered<batch::Answer>, Failure> {
-        self.cluster
-            .call_repeatedly(|etcd| {
-                let (batches, kv, request) = (Arc::clone(&self.batches), kv(etcd), request.clone());
-                let have_moved = self.holds.tasks().have_moved();
-                // Senders may have ended with their runtime, and count as there.
-                async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
-            })
-            .await
+        let answered = self.cluster.call_repeatedly(|etcd| {
+            let (batches, kv, request) = (Arc::clone(&self.batches), kv(etcd), request.clone());
+            let have_moved = self.holds.tasks().have_moved();
+            // The senders have ended with their runtime.
+            async move { if have_moved { batch::alone(kv, request).await } else { batches.txn(kv, request).await } }
+        });
+        let mut answered = answered.await?;
+        self.cluster.answered_in(answered.answer.term);
+        answered.doubtful |= answered.answer.doubtful;
+        Ok(answered)
     }
 
     /// Makes sure that the server answers, and that there is a session for acquisitions with default options.

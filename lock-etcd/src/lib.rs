@@ -26,6 +26,10 @@
 //! A lock that somebody else removes from the store is told lost within a moment, but not in the first 200 ms of its
 //! hold: until then nothing watches it, so that short holds cost no watch.
 //!
+//! While there is no leader nobody can renew a lease. With etcd's default timing an election takes 1 to 2 s, so a lock with a TTL
+//! below 5 s may be lost when the leader fails: it then ends at its deadline, before anybody else can have it. When another
+//! member fails, locks with any TTL are kept.
+//!
 //! # A store that goes back
 //!
 //! A data directory or a snapshot is restored, a single member is made to lead alone, the data is thrown away, or another cluster

@@ -96,7 +96,7 @@ impl Session {
     /// If the lease is gone, or could not be renewed in time.
     pub(crate) async fn hold(&self, terms: &Terms) -> Result<(Arc<Lease>, Keep), LockError> {
         let sent = Clock::Suspend.now();
-        renew(&self.home.cluster, self.granted.id).await.map_err(|failure| failure.error)?;
+        renew(&self.home.cluster, self.granted.id, self.granted.ttl).await.map_err(|failure| failure.error)?;
         let held = self.home.keeper.keep(Arc::new(self.granted), sent, self.granted.ttl, terms);
         drop(locked(&self.keep).take());
         Ok(held)
@@ -431,9 +431,9 @@ fn seconds_of(ttl: i64) -> Result<Duration, LockError> {
 /// Extends a lease by its TTL.
 ///
 /// A stream per renewal: one in a third of a TTL, and none that can hang unnoticed between two of them.
-async fn renew(cluster: &Cluster, id: i64) -> Result<(), Failure> {
+async fn renew(cluster: &Cluster, id: i64, time: Duration) -> Result<(), Failure> {
     cluster
-        .call(|client| {
+        .call_within(time, |client| {
             let mut leases = client.lease_client();
             // Waits for the server's answer; a lease that is gone is an error.
             async move { leases.keep_alive(id).await.map(drop) }
@@ -473,7 +473,8 @@ impl Renewer for LeaseRenewer {
 
 impl LeaseRenewer {
     async fn renew_one(&self, lease: Granted) -> RenewOutcome {
-        match renew(&self.cluster, lease.id).await {
+        // The keeper waits no longer, so that the next renewal counts from a later instant.
+        match renew(&self.cluster, lease.id, lease.ttl / 3).await {
             Ok(()) => RenewOutcome::Renewed(lease.ttl),
             Err(failure) if failure.lease_gone => RenewOutcome::NotHeld,
             Err(failure) => RenewOutcome::Failed(failure.error.during(Operation::Renew)),

@@ -57,7 +57,7 @@ async fn an_acquire_that_never_heard_back_is_indeterminate_and_undone() {
     proxy.set(Trouble::DropReplies);
     let error = Waiter::start(&locks, "a").outcome().await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, RetryAdvice::Later), "{error}");
-    assert!(error.is_indeterminate(), "{error}");
+    assert!(error.is_indeterminate() && error.to_string().contains(&proxy.address().to_string()), "{error}");
     // Requests get through: the clean-up too takes effect without a reply.
     operator.until_entries("a", 0).await;
     proxy.set(Trouble::None);

@@ -251,7 +251,8 @@ impl<R: Renewer> Attempt<R> {
     }
 
     fn complete(&mut self, outcomes: Vec<RenewOutcome>) {
-        let now = self.shared.clock.now();
+        // One for all: they go on in one request, and other clients in others.
+        let (now, jitter) = (self.shared.clock.now(), rand::random());
         let mut outcomes = outcomes.into_iter();
         let mut state = locked(&self.shared.state);
         for id in self.ids.drain(..) {
@@ -265,7 +266,7 @@ impl<R: Renewer> Attempt<R> {
                 RenewOutcome::Renewed(_) => state.in_trouble = false,
                 RenewOutcome::NotHeld => {}
             }
-            state.schedule.complete(id, now, &outcome, rand::random());
+            state.schedule.complete(id, now, &outcome, jitter);
         }
         let ended = state.schedule.ended();
         drop(state);
@@ -332,6 +333,37 @@ mod tests {
         assert!((40..=60).contains(&calls), "{calls} calls for 11 or 12 rounds of 4 batches");
         drop(kept);
         assert_eq!(keeper.kept(), 0);
+    }
+
+    /// Notes when it is asked.
+    #[derive(Debug, Default)]
+    struct Noting(Arc<Mutex<Vec<Moment>>>);
+
+    #[async_trait]
+    impl Renewer for Noting {
+        type Item = ();
+
+        async fn renew(&self, batch: &[Arc<()>]) -> Vec<RenewOutcome> {
+            locked(&self.0).push(Clock::Tokio.now());
+            batch.iter().map(|_| RenewOutcome::Renewed(TTL)).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_begin_together_do_not_stay_together() {
+        const CLIENTS: usize = 20;
+        let (asked, start) = (Arc::<Mutex<Vec<_>>>::default(), Clock::Tokio.now());
+        let client = |_| {
+            let keeper = Keeper::new(Clock::Tokio, Noting(Arc::clone(&asked)), Tasks::current());
+            (keeper.keep(Arc::new(()), start, TTL, &terms()), keeper)
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        tokio::time::sleep(TTL * 2).await;
+        let asked = locked(&asked);
+        let last = &asked[asked.len() - CLIENTS..];
+        let spread = last[CLIENTS - 1].saturating_since(last[0]);
+        assert!(spread > TTL / 60, "{spread:?}");
+        assert!(clients.iter().all(|((lease, _), _)| lease.deadline().is_ok()));
     }
 
     #[tokio::test(start_paused = true)]

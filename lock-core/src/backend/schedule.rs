@@ -179,7 +179,8 @@ impl<T> Schedule<T> {
         due
     }
 
-    /// Takes the outcome of a renewal that [`poll`](Self::poll) asked for.
+    /// Takes the outcome of a renewal that [`poll`](Self::poll) asked for. What has the same `jitter`, from 0 to 1, stays
+    /// together.
     pub(super) fn complete(&mut self, id: Id, now: Moment, outcome: &RenewOutcome, jitter: f64) {
         let Some(slot) = self.slot(id) else { return };
         if let Place::Queue { at } = std::mem::replace(&mut slot.place, Place::Nowhere) {
@@ -188,7 +189,7 @@ impl<T> Schedule<T> {
         let Some(slot) = self.slot(id) else { return };
         match outcome {
             RenewOutcome::Renewed(granted) => {
-                slot.renewal.renewed(*granted);
+                slot.renewal.renewed(*granted, jitter);
                 if slot.lease.extend(slot.renewal.deadline()).is_err() {
                     let ended = Arc::clone(&slot.lease);
                     return self.ended.push(ended);

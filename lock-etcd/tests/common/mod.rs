@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) mod backup;
 pub(crate) mod dead;
+pub(crate) mod members;
 pub(crate) mod metrics;
 pub(crate) mod peers;
 
