@@ -92,3 +92,8 @@ pub use config::{EtcdConnector, EtcdLockBuilder};
 pub use lock::EtcdLock;
 
 const BACKEND: &str = "etcd";
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

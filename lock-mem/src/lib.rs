@@ -34,3 +34,8 @@ mod ticket;
 pub use connector::MemConnector;
 pub use lock::{MemLock, MemLockBuilder, capabilities};
 pub use store::MemStore;
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

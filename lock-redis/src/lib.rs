@@ -140,3 +140,8 @@ pub use capabilities::capabilities;
 pub use connector::RedisConnector;
 pub use lock::RedisLock;
 pub use quorum::{RedisQuorumConnector, RedisQuorumLock, RedisQuorumLockBuilder, quorum_capabilities};
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
