@@ -36,36 +36,7 @@ end
 /// - With `track` set the lock's key is read last: the server then reports the next change to it.
 /// - The token is at least the server's clock in microseconds, or `floor` where servers are to agree on one.
 /// - Numbers stay below 2^53, where Lua's are exact, until the year 2255.
-pub(crate) static ACQUIRE: LockScript = LockScript::new(
-    0,
-    concat!(
-        r"
-local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if not fresh then
-  local holder = redis.pcall('GET', KEYS[1])",
-        unless_foreign!(),
-        r"
-  if holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), holder or ''} end
-end
-local token = false
-if not fresh then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
-  if last[1] == ARGV[1] then token = last[2] end
-end
-if not token then
-  local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
-  local number = math.max(redis.call('HINCRBY', KEYS[2], 'token', 1), tonumber(ARGV[6]) or now)
-  token = string.format('%.0f', number)
-  redis.call('HSET', KEYS[2], 'token', token, 'owner', ARGV[1], 'since', string.format('%.0f', now), 'metadata', ARGV[4])
-end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-if ARGV[5] == '1' then redis.call('EXISTS', KEYS[1]) end
-return {1, token}
-"
-    ),
-);
+pub(crate) static ACQUIRE: LockScript = LockScript::new(0, include_str!("scripts/acquire.lua"));
 
 /// `owner, token, companion's ttl in ms` -> 1, or 0 if the lock is not this owner's: the counter is then at least `token`.
 pub(crate) static RAISE: LockScript = LockScript::new(
@@ -91,15 +62,7 @@ return 1
 
 /// `owner` -> 1, or 0 if the lock is not this owner's. The counter stays; the holder's note goes, if it is there: made anew it would
 /// have no TTL.
-pub(crate) static RELEASE: LockScript = LockScript::new(
-    3,
-    r"
-if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-if ARGV[2] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'metadata', '') end
-return 1
-",
-);
+pub(crate) static RELEASE: LockScript = LockScript::new(3, include_str!("scripts/release.lua"));
 
 /// -> nothing, or `{value, PTTL, companion's owner, token, since, metadata}`.
 pub(crate) static INSPECT: LockScript = LockScript::new(

@@ -1,6 +1,12 @@
 local fresh = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if not fresh and redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
-  return {0, redis.call('PTTL', KEYS[1])}
+if not fresh then
+  local holder = redis.pcall('GET', KEYS[1])
+  if type(holder) == 'table' then
+    local kind = redis.call('TYPE', KEYS[1]).ok
+    if kind == 'string' then return holder end
+    return redis.error_reply('NOTALOCK the key holds a ' .. kind)
+  end
+  if holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), holder or ''} end
 end
 local token = false
 if not fresh then
