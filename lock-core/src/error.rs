@@ -1,4 +1,4 @@
-use std::{borrow::Cow, convert::Infallible, error::Error, fmt, sync::Arc};
+use std::{borrow::Cow, convert::Infallible, error::Error, fmt, ops::Deref, sync::Arc};
 
 use crate::LockName;
 
@@ -121,10 +121,11 @@ impl fmt::Display for Operation {
 /// assert_eq!(error.to_string(), "unavailable: cannot reach 10.0.0.7:2379: connection refused");
 /// # Ok::<(), LockError>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, thiserror::Error)]
+#[error(transparent)]
 pub struct LockError(Box<Details>);
 
-#[derive(Clone)]
+#[derive(Clone, Debug, thiserror::Error)]
 struct Details {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -132,7 +133,19 @@ struct Details {
     backend: Option<Cow<'static, str>>,
     name: Option<LockName>,
     indeterminate: bool,
-    source: Option<Arc<dyn Error + Send + Sync>>,
+    source: Option<Cause>,
+}
+
+/// Shared, so that one failure can be told to several callers.
+#[derive(Clone, Debug)]
+struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Deref for Cause {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
 }
 
 impl LockError {
@@ -180,7 +193,7 @@ impl LockError {
     /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.0.source = Some(Arc::from(source.into()));
+        self.0.source = Some(Cause(Arc::from(source.into())));
         self
     }
 
@@ -249,15 +262,9 @@ impl From<Infallible> for LockError {
     }
 }
 
-impl Error for LockError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
-    }
-}
-
-impl fmt::Display for LockError {
+impl fmt::Display for Details {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details { operation, backend, name, kind, message, .. } = &*self.0;
+        let Self { operation, backend, name, kind, message, .. } = self;
         let operation = operation.map(|operation| operation.to_string());
         let name = name.as_ref().map(|name| format!("`{name}`"));
         let backend = backend.as_ref().map(|backend| format!("on {backend}"));
@@ -267,7 +274,7 @@ impl fmt::Display for LockError {
         let (mut next, mut outer) = (self.source(), *kind);
         while let Some(cause) = next {
             // A cause often repeats its own cause, and an error of ours the kind of the one around it.
-            let added = match cause.downcast_ref::<Self>() {
+            let added = match cause.downcast_ref::<LockError>() {
                 Some(inner) if std::mem::replace(&mut outer, inner.kind()) == inner.kind() => inner.0.message.to_string(),
                 Some(inner) => format!("{}: {}", inner.0.kind, inner.0.message),
                 None => one_line(&cause.to_string()),
