@@ -65,15 +65,19 @@ impl Core {
     }
 
     async fn wait(&self, mut claim: Claim, place: &Place, patience: &Patience) -> Result<LockGuard, LockError> {
-        let mut trouble = Backoff::in_trouble();
+        let (mut trouble, mut late) = (Backoff::in_trouble(), false);
         loop {
             let turn = place.turn().await;
             let via = if turn.prompt.is_some() { Via::Commands } else { Via::Tracking };
             patience.asked();
             let answer = self.request(&mut claim, via).await;
-            if answer.is_ok() {
-                patience.answered();
+            match &answer {
+                // Twice in a row it was not the caller who took too long, but the store.
+                Ok((Answer::Late, _)) if late => patience.failed(claim.error(Failure::timed_out()))?,
+                Ok(_) => patience.answered(),
+                Err(_) => {}
             }
+            late = matches!(answer, Ok((Answer::Late, _)));
             match answer {
                 Ok((Answer::Granted(mut granted), used)) => {
                     place.contact().held_by(claim.owner(), None);

@@ -25,7 +25,7 @@
 //! Whatever string is in the key is taken for a lock: it is waited for, and shown by an inspection. What is no string was written by
 //! no lock of this kind, and every operation on it is an error that names its type, [`Protocol`](lock_core::ErrorKind::Protocol).
 //! That goes for Redisson's locks too, which are hashes. A forced release removes a string only if it has a TTL, as locks have, or is
-//! made of 32 hexadecimal digits, as the locks are that redis-py makes without one.
+//! made of 32 hexadecimal digits, as the locks are that redis-py makes without one. So it does remove an application's string that has a TTL.
 //!
 //! # What to rely on
 //!
@@ -50,14 +50,18 @@
 //! scripts for both (`TRYAGAIN`). A request is repeated for a third of a second, then a try or a release is `Unavailable`, a renewal is
 //! tried again until the deadline, and to a waiter it is trouble.
 //!
-//! Either way a waiter puts up with a minute of trouble, such as having no server, or twice the connect timeout if that is longer;
-//! then it is `Unavailable`. Guards whose locks the new master has stay valid if it is found before their deadline; those whose locks
+//! Either way a waiter puts up with a minute of trouble, such as having no server, or one TTL if that is longer; then it is
+//! `Unavailable`. Guards whose locks the new master has stay valid if it is found before their deadline; those whose locks
 //! it never received learn of their loss as soon as it is read there. Until then, or until the deadline, there can be two holders.
-//! Replicas that confirm (below) and `min-replicas-to-write` make that rarer, not impossible. The new master ends locks by its own
-//! clock, for expiries are replicated as instants; so guards end earlier by the largest offset of the servers' clocks that is to be
-//! expected, [`with_max_clock_offset`](RedisLockBuilder::with_max_clock_offset) or `max_clock_offset`, which is 500 ms unless set. A master that is cut off together with
+//! Replicas that confirm (below) and `min-replicas-to-write` make that rarer, not impossible.
+//!
+//! The new master ends locks by its own clock, for expiries are replicated as instants. So guards end earlier by the largest offset
+//! of the servers' clocks that is to be expected: [`with_max_clock_offset`](RedisLockBuilder::with_max_clock_offset) or
+//! `max_clock_offset`, 500 ms unless set. If the clocks are farther apart a lock can be granted twice.
+//!
+//! Another way to two holders: a master that is cut off together with
 //! some of its clients serves those until it stops by itself (`min-replicas-max-lag`, `cluster-node-timeout`) or they reach a
-//! sentinel: another way to two holders.
+//! sentinel.
 //!
 //! # Replicas that confirm
 //!

@@ -105,6 +105,20 @@ async fn cut_connections_cost_no_lock() {
 }
 
 #[tokio::test]
+async fn a_wait_for_a_server_whose_answers_take_longer_than_the_ttl_ends() {
+    let server = or_skip!(own());
+    let (operator, (proxy, builder)) = (Operator::of(&server), behind(&server).await);
+    // Enough to make the link that tracks: it is not that which fails.
+    let locks = builder.with_request_timeout(Duration::from_secs(2)).connect().await.unwrap();
+    proxy.set(Trouble::Delay(Duration::from_millis(70)));
+    let error = promptly("the end", locks.acquire_with(&name("a"), ttl(Duration::from_millis(100)))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    proxy.set(Trouble::None);
+    until("no residue", || async { locks.residue()() == 0 }).await;
+    free(&operator, "a").await;
+}
+
+#[tokio::test]
 async fn a_blackholed_connection_is_replaced() {
     let server = or_skip!(own());
     let (proxy, builder) = behind(&server).await;
