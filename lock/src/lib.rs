@@ -99,6 +99,7 @@
 //! | `prefix=prod:` | redis | what is put before every name | nothing |
 //! | `replicas=1`, `replica_timeout=1s` | redis, redis+sentinel | how many replicas must confirm a lock, and within which time | none, `1s` |
 //! | `sentinel_username=NAME`, `sentinel_password=SECRET` | redis+sentinel | the sentinels' own credentials | none |
+//! | `max_clock_offset=500ms` | redis | how far apart the clocks of servers that take over from each other may be; guards end earlier by it | `500ms` with sentinels, a cluster or `replicas`, else `0s` |
 //! | `background_thread=true` | all | a thread of the client's own for connections, renewals and clean-ups | `false`: the runtime that connects |
 //! | `release_at_exit=false` | etcd, redis | the end of the runtime does not wait for releases, otherwise for at most half a second | `true` |
 //! | `tls=true` | etcd | TLS without any of the files below | off for `etcd://` |
