@@ -96,7 +96,10 @@ impl Client {
         if self.closed.load(SeqCst) {
             return Err(LockError::new(ErrorKind::Shutdown, "closed"));
         }
-        if self.has(Defect::ShutdownIsNotFinal) { Ok(()) } else { self.holds.ensure_open() }
+        match self.store.defect {
+            Defect::ShutdownIsNotFinal | Defect::RuntimeIsTakenForGranted => Ok(()),
+            _ => self.holds.ensure_open(),
+        }
     }
 
     fn terms(&self, options: AcquireOptions) -> Result<Terms, LockError> {

@@ -82,6 +82,10 @@ defects! {
     /// A time-out does not say who holds the lock.
     HolderIsNotNamed => ["outage::contention_names_the_holder"];
 
+    // Runtimes.
+    /// Nobody looks whether there is a runtime.
+    RuntimeIsTakenForGranted => ["runtimes::without_a_runtime_every_operation_says_so"];
+
     // Cancellation.
     /// A dropped or timed-out waiter's entry is left to its TTL.
     DroppedWaiterIsLeft => [
