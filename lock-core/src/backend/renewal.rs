@@ -112,6 +112,12 @@ impl Renewal {
         }
     }
 
+    /// Whether [`step`](Self::step) would have a renewal sent.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        let is_capped = self.cap == Some(self.deadline);
+        matches!(self.state, State::Waiting { until, .. } if now >= until) && now < self.deadline && !is_capped
+    }
+
     /// Makes the next [`step`](Self::step) send at once if a renewal is due within `slack`: lets a driver batch.
     pub(super) fn hasten(&mut self, now: Moment, slack: Duration) {
         if let State::Waiting { until, .. } = &mut self.state

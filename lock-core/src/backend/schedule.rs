@@ -198,10 +198,12 @@ impl<T> Schedule<T> {
             RenewOutcome::NotHeld => slot.renewal.not_held(),
             RenewOutcome::Failed(_) => slot.renewal.failed(now, jitter),
         }
+        if slot.renewal.is_due(now) {
+            // The next poll hands it out. A step here would count it as sent, and nobody would send it.
+            return self.put(id, now);
+        }
         match slot.renewal.step(now) {
-            RenewalStep::Wait(until) => self.put(id, until),
-            // Left to the next poll, which hands out what is to be sent.
-            RenewalStep::Send { .. } => self.put(id, now),
+            RenewalStep::Wait(at) | RenewalStep::Send { give_up: at } => self.put(id, at),
             RenewalStep::Lost(reason) => {
                 let ended = Arc::clone(&slot.lease);
                 ended.lose(reason);
@@ -289,6 +291,16 @@ mod tests {
         schedule.complete(id, start + TTL / 3, &RenewOutcome::Renewed(TTL), 0.0);
         assert_eq!(lease.deadline(), Ok(crate::backend::deadline(start + TTL / 3, TTL)));
         assert_eq!(schedule.next(), Some(start + TTL / 3 * 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_due_when_the_last_one_is_answered_is_sent() {
+        let (mut schedule, start) = (Schedule::new(), Clock::Tokio.now());
+        let (id, _) = add(&mut schedule, "a", start);
+        schedule.poll(start + TTL / 3);
+        let answered = start + TTL / 3 * 2 - Duration::from_millis(1);
+        schedule.complete(id, answered, &RenewOutcome::Renewed(TTL), 1.0);
+        assert_eq!(items(&schedule.poll(answered)), ["a"]);
     }
 
     #[tokio::test(start_paused = true)]
