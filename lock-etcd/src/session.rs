@@ -113,6 +113,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.ghosts.lay_to_rest();
         locked(&self.home.all).remove(&self.granted.id);
+        if self.is_revoked() {
+            return;
+        }
         let revocation = Revocation { home: Arc::clone(&self.home), id: self.granted.id, lease: Arc::clone(&self.lease) };
         if self.places.are_free() {
             // Nothing is locked by it: if its runtime ends before, the lease may as well run out.
@@ -284,7 +287,11 @@ impl Sessions {
     pub(crate) fn abandon(&self) {
         let sessions: Vec<_> = locked(&self.home.all).values().filter_map(Weak::upgrade).collect();
         let longest = sessions.iter().map(|session| session.granted.ttl).max().unwrap_or_default().max(self.default_ttl);
-        *locked(&self.home.unsettled_until) = Some(Clock::Suspend.now() + longest);
+        let until = Some(Clock::Suspend.now() + longest);
+        let mut unsettled = locked(&self.home.unsettled_until);
+        // Of before an earlier return there may have been sessions with a longer TTL.
+        *unsettled = until.max(*unsettled);
+        drop(unsettled);
         for session in sessions {
             session.lease.lose(LossReason::Removed);
             drop(locked(&session.keep).take());
@@ -479,5 +486,25 @@ impl LeaseRenewer {
             Err(failure) if failure.lease_gone => RenewOutcome::NotHeld,
             Err(failure) => RenewOutcome::Failed(failure.error.during(Operation::Renew)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::ConnectOptions;
+
+    use super::*;
+    use crate::cluster::Times;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_store_that_goes_back_once_more_makes_nobody_wait_less() {
+        let (tasks, times) = (Tasks::current(), Times { request: Duration::from_secs(6) });
+        let cluster = Cluster::new(vec!["127.0.0.1:1".into()], &ConnectOptions::new(), times, &tasks);
+        let sessions = Sessions::new(Arc::new(cluster), tasks, CancellationToken::new(), TTL);
+        *locked(&sessions.home.unsettled_until) = Some(Clock::Suspend.now() + TTL * 3);
+        sessions.abandon();
+        assert!(sessions.unsettled().unwrap() > TTL * 2);
     }
 }
