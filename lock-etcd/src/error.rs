@@ -159,6 +159,11 @@ pub(crate) fn is_refusal(error: &EtcdError) -> bool {
     matches!(error, EtcdError::GRpcStatus(status) if status.code() as i32 == PERMISSION_DENIED)
 }
 
+/// What callers learn whose task was dropped together with the client's runtime.
+pub(crate) fn runtime_ended() -> LockError {
+    LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one")
+}
+
 /// The message of a watch that the server refused.
 pub(crate) fn watch_refused(reason: &str) -> LockError {
     let kind = if reason.contains("permission") || reason.contains("auth") { ErrorKind::PermissionDenied } else { ErrorKind::Unavailable };

@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{ErrorKind, LockError, Terms, backend::locked};
+use lock_core::{LockError, Terms, backend::locked};
 use tokio::sync::oneshot;
 
-use crate::session::{Home, Session};
+use crate::{
+    error::runtime_ended,
+    session::{Home, Session},
+};
 
 /// The sessions of a client that are being granted, or that were when nobody was there any more to have them.
 ///
@@ -153,10 +156,6 @@ fn with<R>(table: &Weak<Table>, kind: Kind, change: impl FnOnce(&mut Pending) ->
         table.remove(&kind);
     }
     Some(changed)
-}
-
-fn runtime_ended() -> LockError {
-    LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one")
 }
 
 impl fmt::Debug for Grants {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lock_core::{
-    ErrorKind, LockError, LockName, OwnerId,
+    LockError, LockName, OwnerId,
     backend::{Tasks, locked},
 };
 use tokio::{
@@ -19,7 +19,7 @@ use crate::{
     BACKEND,
     claim::Look,
     cluster::Cluster,
-    error::Failure,
+    error::{Failure, runtime_ended},
     keys::Prefix,
     listing::Listing,
     own_entry::OwnEntry,
@@ -426,8 +426,7 @@ impl State {
 impl Waiter {
     /// Waits for the verdict.
     pub(crate) async fn verdict(&mut self) -> Result<Verdict, LockError> {
-        let ended = || LockError::new(ErrorKind::Unavailable, "the client's runtime has ended; connect again on a running one");
-        (&mut self.verdict).await.unwrap_or_else(|_| Err(ended()))
+        (&mut self.verdict).await.unwrap_or_else(|_| Err(runtime_ended()))
     }
 }
 
