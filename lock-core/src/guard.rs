@@ -182,9 +182,9 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Lost`] if the lock had been lost before; [`ErrorKind::Unavailable`] without a runtime, or if that of the client is
-    /// not polled. Otherwise the store's last error: the lock ends with its
-    /// TTL, unless the error is [indeterminate](LockError::is_indeterminate) and the lock is free already.
+    /// [`ErrorKind::Lost`] if the lock had been lost before; [`ErrorKind::Unavailable`] without a runtime, or if that of the
+    /// client is not polled. Otherwise the store's last error: the lock ends with its TTL, unless the error is
+    /// [indeterminate](LockError::is_indeterminate) and the lock is free already.
     ///
     /// # Cancel safety
     ///
@@ -231,7 +231,7 @@ async fn released_by(acquisition: &Acquisition, deadline: Moment) -> Result<bool
             "no answer before the guard's deadline",
         )
         .indeterminate()),
-        trouble = tasks.trouble() => Err(trouble.indeterminate()),
+        stopped = tasks.stopped() => Err(stopped.indeterminate()),
     }
 }
 

@@ -300,7 +300,7 @@ impl Cluster {
         request(member.client().await?).await.map_err(|error| Failure::of(error, &member.endpoint))
     }
 
-    /// Waits until there is another leader than when this was called, and until an answer to a request that outlived the
+    /// Waits until there is another leader than in the last term that is known, and until an answer to a request that outlived the
     /// change would be there.
     ///
     /// A follower passes writes on to the leader. One that ceases to lead drops them without a word, and nobody ever

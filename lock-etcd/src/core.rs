@@ -144,7 +144,7 @@ impl Core {
         }
         tokio::select! {
             closed = self.revoke_and_release() => closed,
-            trouble = self.holds.tasks().trouble() => Err(trouble.during(Operation::Shutdown).on(BACKEND)),
+            stopped = self.holds.tasks().stopped() => Err(stopped.during(Operation::Shutdown).on(BACKEND)),
         }
     }
 

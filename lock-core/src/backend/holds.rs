@@ -193,19 +193,19 @@ impl Holds {
         }
         let in_time = tokio::select! {
             in_time = tokio::time::timeout_at(give_up, self.tasks.idle()) => in_time.is_ok(),
-            trouble = self.tasks.trouble() => return Err(trouble),
+            stopped = self.tasks.stopped() => return Err(stopped),
         };
         let mut outcome = Ok(());
         while let Ok(released) = answers.try_recv() {
             unanswered = unanswered.saturating_sub(1);
             outcome = outcome.and(released.map(drop));
         }
-        let trouble = match in_time {
+        let missing = match in_time {
             false => Some("the store did not answer in time; what was held ends with its lease"),
             true if unanswered > 0 => Some("the runtime of the client has ended; what was held ends with its lease"),
             true => None,
         };
-        match trouble {
+        match missing {
             Some(message) => outcome.and(Err(LockError::new(ErrorKind::Unavailable, message))),
             None => outcome,
         }
@@ -304,7 +304,7 @@ pub async fn bounded<T: Send>(
             Err(error) => Err(holds.tasks.explain(error).await),
         },
         (patience, over) = over => Err(patience.error(over)),
-        trouble = holds.tasks.trouble() => Err(trouble),
+        stopped = holds.tasks.stopped() => Err(stopped),
     }
 }
 

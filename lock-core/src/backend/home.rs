@@ -144,7 +144,7 @@ impl Home {
     }
 
     /// Waits until the runtime ends, or turns out not to run. For ever, if it is the one that polls this, or has ended before.
-    pub(super) async fn trouble(&self) -> LockError {
+    pub(super) async fn stopped(&self) -> LockError {
         if self.is_current() || self.options.background_thread || self.has_ended() {
             return std::future::pending().await;
         }
@@ -154,13 +154,13 @@ impl Home {
                 () = self.ended.cancelled() => return ended(),
                 () = tokio::time::sleep(pause) => {}
             }
-            if let Some(trouble) = self.trouble_within(pause).await {
-                return trouble;
+            if let Some(stopped) = self.stopped_within(pause).await {
+                return stopped;
             }
         }
     }
 
-    async fn trouble_within(&self, limit: Duration) -> Option<LockError> {
+    async fn stopped_within(&self, limit: Duration) -> Option<LockError> {
         let sign_of_life = self.runtime.spawn(async {});
         tokio::select! {
             biased;
@@ -175,9 +175,9 @@ impl Home {
         if self.is_current() || self.options.background_thread || self.fallback.get().is_some() {
             return error;
         }
-        match self.trouble_within(LEAST_PATIENCE / 2).await {
-            Some(trouble) if error.is_indeterminate() => trouble.indeterminate().caused_by(error),
-            Some(trouble) => trouble.caused_by(error),
+        match self.stopped_within(LEAST_PATIENCE / 2).await {
+            Some(stopped) if error.is_indeterminate() => stopped.indeterminate().caused_by(error),
+            Some(stopped) => stopped.caused_by(error),
             None => error,
         }
     }
@@ -297,7 +297,7 @@ fn warn_of(left: &[Arc<dyn Removal>]) {
         count = left.len(),
         what = named.join(", "),
         for_at_most = ?longest,
-        "the client's runtime ended before this was released; it stays locked until its lease ends"
+        "the client's runtime ended before this was released; it may stay locked until its lease ends"
     );
 }
 

@@ -114,9 +114,9 @@ impl Tasks {
     /// # Cancel safety
     ///
     /// Nothing is lost when it is dropped.
-    pub async fn trouble(&self) -> LockError {
+    pub async fn stopped(&self) -> LockError {
         match &self.home {
-            Some(home) => home.trouble().await,
+            Some(home) => home.stopped().await,
             None => std::future::pending().await,
         }
     }
