@@ -55,7 +55,9 @@ async fn an_acquire_that_never_heard_back_is_indeterminate_and_undone() {
     let locks = builder(proxy.address()).with_request_timeout(Duration::from_millis(600)).connect().await.unwrap();
     let (operator, baseline) = (Operator::of(&server).await, locks.residue());
     proxy.set(Trouble::DropReplies);
-    let error = Waiter::start(&locks, "a").outcome().await.unwrap_err();
+    // An outage is put up with for one TTL.
+    let options = AcquireOptions::new().with_ttl(Duration::from_secs(3));
+    let error = Waiter::start_with(&locks, "a", options).outcome().await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, RetryAdvice::Later), "{error}");
     assert!(error.is_indeterminate() && error.to_string().contains(&proxy.address().to_string()), "{error}");
     // Requests get through: the clean-up too takes effect without a reply.
@@ -108,7 +110,7 @@ async fn a_grant_that_is_given_up_or_never_answered_leaves_no_lease() {
     let (before, baseline) = (operator.leases().await, locks.residue());
     for give_up in [true, false] {
         proxy.set(Trouble::DropReplies);
-        let waiter = Waiter::start_with(&locks, "a", AcquireOptions::new().without_renewal());
+        let waiter = Waiter::start_with(&locks, "a", AcquireOptions::new().without_renewal().with_ttl(Duration::from_secs(3)));
         until("the lease", || async { operator.leases().await == before + 1 }).await;
         if give_up {
             waiter.give_up().await;
