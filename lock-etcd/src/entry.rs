@@ -35,7 +35,8 @@ pub(crate) async fn hold(claim: Claim, owned_at: i64, terms: &Terms) -> Result<O
     } else {
         (Arc::clone(claim.entry.session.lease()), None)
     };
-    if lease.deadline().is_err() {
+    // A hold that has reached its maximum already is the caller's: another attempt would end in the same way.
+    if lease.deadline().is_err_and(|reason| reason != LossReason::MaxHold) {
         return Ok(None);
     }
     let token = FencingToken::new(owned_at.unsigned_abs());

@@ -28,6 +28,22 @@ async fn a_lock_is_free_at_its_maximum_hold_whatever_its_ttl() {
     operator.until_entries("a", 0).await;
 }
 
+/// An acquire that made another attempt instead would never end, and ask the store without a pause.
+#[tokio::test]
+async fn a_maximum_hold_that_has_passed_before_the_grant_ends_the_guard_and_not_the_acquire() {
+    let server = or_skip!(own());
+    let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+    for options in [AcquireOptions::new(), AcquireOptions::new().without_renewal()] {
+        let options = options.with_max_hold(Duration::from_nanos(1));
+        let guard = promptly("acquire", locks.acquire_with(&name("a"), options.clone())).await.unwrap();
+        assert_eq!(guard.state(), GuardState::Lost(LossReason::MaxHold));
+        operator.until_entries("a", 0).await;
+        let guard = promptly("try-acquire", locks.try_acquire_with(&name("a"), options)).await.unwrap().unwrap();
+        assert_eq!(guard.state(), GuardState::Lost(LossReason::MaxHold));
+        operator.until_entries("a", 0).await;
+    }
+}
+
 /// Which is what counts where the process is stuck, or dead.
 #[tokio::test]
 async fn a_lease_is_for_no_longer_than_the_maximum_hold_needs() {
