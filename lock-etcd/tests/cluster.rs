@@ -22,6 +22,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// Longer than any election here.
 const TTL: Duration = Duration::from_secs(15);
+/// Others that an election leaves time to renew, up to the default.
+const OTHER_TTLS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(9), Duration::from_secs(30)];
 /// Longer than any test: what happens before it did not happen because a lease ran out.
 const NEVER: Duration = Duration::from_secs(600);
 /// Far beyond an election and a silent connection on a loaded machine.
@@ -120,6 +122,26 @@ impl Cyclers {
     }
 }
 
+/// A lock of each client for each of the other TTLs.
+async fn hold_for_other_ttls(clients: &[EtcdLock]) -> Vec<(Duration, LockGuard)> {
+    let mut held = Vec::new();
+    for (at, locks) in clients.iter().enumerate() {
+        for ttl in OTHER_TTLS {
+            let name = name(&format!("held by {at} for {ttl:?}"));
+            held.push((ttl, locks.acquire_with(&name, AcquireOptions::new().with_ttl(ttl)).await.unwrap()));
+        }
+    }
+    held
+}
+
+async fn renewed_since(since: Instant, held: Vec<(Duration, LockGuard)>) {
+    for (ttl, guard) in held {
+        assert_eq!(guard.state(), GuardState::Held, "{guard:?}");
+        assert!(guard.remaining() + since.elapsed() > ttl, "not renewed for {:?}: {guard:?}", since.elapsed());
+        guard.release().await.unwrap();
+    }
+}
+
 /// What every fault of a single member must leave as it is: who holds goes on holding, who waits moves on, no call fails.
 async fn a_fault_of_the_leader_is_hidden(disturb: impl Fn(&EtcdCluster, usize), mend: impl Fn(&EtcdCluster, usize), deposed: bool) {
     a_fault_is_hidden(cluster_or_skip!(), disturb, mend, deposed, false).await;
@@ -145,6 +167,7 @@ async fn a_fault_is_hidden(
             waiters.push(waiter(client, name, behind as u64 + 1).await);
         }
     }
+    let of_other_ttls = hold_for_other_ttls(&clients).await;
     let mut cyclers = Cyclers::start(&clients);
     cyclers.get_on().await;
 
@@ -159,6 +182,7 @@ async fn a_fault_is_hidden(
     for guard in &held {
         assert_eq!(guard.state(), GuardState::Held, "{guard:?}");
     }
+    renewed_since(disturbed, of_other_ttls).await;
     assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
     for (guard, queue) in held.into_iter().zip(waiters.chunks_mut(2)) {
         let mut token = guard.token();

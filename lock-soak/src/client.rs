@@ -33,6 +33,9 @@ pub(crate) fn lock_of(register: u32) -> String {
     format!("soak/{register}")
 }
 
+/// So much longer than their first lease the longest holds last at most.
+const OUTLAST: Duration = Duration::from_secs(8);
+
 /// Who gives up within this often has a request on its way.
 const ON_ITS_WAY: Duration = Duration::from_micros(1500);
 
@@ -165,7 +168,8 @@ impl Client {
     /// of 75 holds with a TTL of 3 s, and the more seldom the longer they take. The end of the round ends them.
     async fn think(&mut self, ask: Ask, ttl: Duration, guard: &LockGuard) -> Result<(), Cut> {
         let long = self.rng.one_in(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) / 20);
-        let time = if long { self.rng.duration(ttl / 2..ttl * 5 / 2) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
+        let longest = (ttl * 5 / 2).min(ttl + OUTLAST);
+        let time = if long { self.rng.duration(ttl / 2..longest) } else { self.rng.duration(Duration::ZERO..3 * MILLI) };
         let until = tokio::time::Instant::now() + time;
         while tokio::time::Instant::now() < until && !(long && *self.stop.borrow()) {
             if timeout(LOOK.min(until - tokio::time::Instant::now()), guard.lost()).await.is_ok() {
