@@ -46,7 +46,9 @@ impl Claims {
         for (ask, said) in &self.0 {
             let Some(attempt) = history.attempts.get(ask).filter(|attempt| attempt.register == register) else { continue };
             let Some(grant) = attempt.grant.as_ref().filter(|grant| grant.removed.is_none_or(|removed| removed > at)) else { continue };
-            if returns::unnoticed(history, attempt).is_some_and(|span| span.from <= at && at <= span.to) {
+            // The dead cannot notice at all.
+            let is_dead = history.killed.contains_key(&attempt.process);
+            if returns::unnoticed(history, attempt).is_some_and(|span| span.from <= at && (at <= span.to || is_dead)) {
                 continue;
             }
             // What was said before the store was asked rests on what the store had done by then.
@@ -98,6 +100,14 @@ mod tests {
         seen(held().releases(50, 1, 1), 100, 0, 100).keeps(check);
         seen(held().then(50, 1, Kind::Lost { ask: Ask(1), why: String::new() }), 100, 0, 100).keeps(check);
         seen(held().then(50, 0, Kind::Killed { process: 1 }), 100, 0, 100).breaks(check, "no entry");
+    }
+
+    #[test]
+    fn a_store_that_went_back_excuses_for_as_long_as_it_takes_to_notice() {
+        let back = || held().then(50, 1, Kind::Held { ask: Ask(1), valid_until: at(20_000) }).goes_back(60, 100);
+        seen(back(), 5_433, 0, 5_433).keeps(check);
+        seen(back(), 5_434, 0, 5_434).breaks(check, "no entry");
+        seen(back().then(70, 0, Kind::Killed { process: 1 }), 5_434, 0, 5_434).keeps(check);
     }
 
     #[test]

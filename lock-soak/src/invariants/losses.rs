@@ -1,8 +1,14 @@
+use std::time::Duration;
+
 use super::{Terms, Violation};
 use crate::{
     event::Kind,
     history::{History, Span},
 };
+
+/// Within which time a client learns that the store went back. What it was granted in between, by a store that it took for the old
+/// one, is then lost, too.
+const LEARNS: Duration = Duration::from_secs(10);
 
 /// A guard is lost only where its entry was removed, where the store went back behind it, or where for half of its last lease or more its process was stopped or the store
 /// without a majority: in the other half it could have been renewed.
@@ -11,6 +17,10 @@ pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
         let Kind::Lost { ask, why } = &event.kind else { continue };
         let Some(attempt) = history.attempts.get(ask) else { continue };
         let (ttl, grant) = (attempt.ttl, attempt.grant.as_ref());
+        let learns = |span: &Span| span.from <= event.at && event.at <= span.to.plus(LEARNS);
+        if history.returns.iter().any(learns) {
+            continue;
+        }
         let taken = grant.map(|grant| [grant.removed, grant.undone.map(|span| span.from)]).into_iter().flatten().flatten();
         if taken.min().is_some_and(|at| at <= event.at) {
             continue;
@@ -101,7 +111,9 @@ mod tests {
     fn a_store_that_goes_back_is_a_cause() {
         lost(held().goes_back(100, 200), 300).keeps(check);
         lost(held().goes_back(400, 500), 300).breaks(check, "live holder");
-        lost(Story::default().goes_back(1, 2).holds(10, 1, 1, 1), 300).breaks(check, "live holder");
+        let granted_before_it_is_known = || Story::default().goes_back(1, 2).holds(10, 1, 1, 1);
+        lost(granted_before_it_is_known(), 10_002).keeps(check);
+        lost(granted_before_it_is_known(), 10_003).breaks(check, "live holder");
     }
 
     #[test]
