@@ -3,7 +3,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,9 @@ struct Member {
     client: OnceCell<Client>,
     /// The same once the runtime on which that one was made has ended, and its connection with it.
     client_of_fallback: OnceCell<Client>,
+    /// A request was not answered in time, perhaps for the sake of its token: the server lets it wait until it has come as far as it was
+    /// when it made the token, and one whose data was restored may never do.
+    doubts_token: AtomicBool,
     /// When it was last asked for its term.
     asked: Mutex<Option<Instant>>,
     /// Where its connection lives: not on a runtime that an application starts for a single call.
@@ -261,6 +264,7 @@ impl Cluster {
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     doubtful = true;
+                    self.members[at].doubts_token.store(true, Ordering::Relaxed);
                     // What an earlier attempt met tells more, and the last one may have had no time at all.
                     reason.take().unwrap_or_else(|| Failure::timeout(&self.members[at].endpoint))
                 }
@@ -297,7 +301,12 @@ impl Cluster {
         R: Future<Output = Result<T, EtcdError>> + Send,
     {
         let member = &self.members[at];
-        request(member.client().await?).await.map_err(|error| Failure::of(error, &member.endpoint))
+        let client = member.client().await?;
+        if member.doubts_token.swap(false, Ordering::Relaxed) {
+            // Nothing is sent for a client without a user. If it fails, so does the request, which tells why.
+            let _ = client.refresh_token().await;
+        }
+        request(client).await.map_err(|error| Failure::of(error, &member.endpoint))
     }
 
     /// Waits until there is another leader than in the last term that is known, and until an answer to a request that outlived the
@@ -413,7 +422,8 @@ impl Drop for Unanswered<'_> {
 
 impl Member {
     fn new(endpoint: String, options: ConnectOptions, home: Tasks) -> Self {
-        Self { endpoint, options, client: OnceCell::new(), client_of_fallback: OnceCell::new(), asked: Mutex::new(None), home }
+        let (client, client_of_fallback) = (OnceCell::new(), OnceCell::new());
+        Self { endpoint, options, client, client_of_fallback, doubts_token: AtomicBool::new(false), asked: Mutex::new(None), home }
     }
 
     async fn client(&self) -> Result<&Client, Failure> {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use conformance_tests::servers::{self, EtcdOptions, Server, TcpProxy, Trouble};
+use etcd_client::{Client, ConnectOptions};
 use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockError, LossReason, RetryAdvice};
 use lock_etcd::EtcdLock;
 
@@ -12,6 +13,7 @@ use common::{Operator, Waiter, address, backup::Backups, backup::SAME_CLUSTER, b
 
 /// Short enough to wait for until guards that nobody can be told of have ended.
 const TTL: Duration = Duration::from_secs(3);
+const PASSWORD: &str = "pw-s3cret-9";
 
 async fn short(endpoint: impl ToString) -> EtcdLock {
     builder(endpoint).with_ttl(TTL).connect().await.unwrap()
@@ -54,6 +56,26 @@ async fn a_guard_is_lost_although_its_entry_came_back() {
     assert_eq!(promptly("the loss", guard.lost()).await, LossReason::Removed);
     assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
     acquires(&short(server.endpoint()).await, "a").await;
+}
+
+/// A server lets a request wait until it has come as far as it was when it made the token: after a rollback perhaps never.
+#[tokio::test]
+async fn a_token_from_before_is_replaced() {
+    let options = EtcdOptions::new().own().with_root_password(PASSWORD).with_argument("--bcrypt-cost=4");
+    let server = or_skip!(servers::etcd(options));
+    Backups(&server).copy().await;
+    let user = ConnectOptions::new().with_user("root", PASSWORD);
+    writes(&Operator(Client::connect([server.endpoint()], Some(user)).await.unwrap()), 50).await;
+    let locks = builder(server.endpoint()).with_ttl(TTL).with_user("root", PASSWORD).connect().await.unwrap();
+    Backups(&server).restore_the_copy().await;
+    let acquire = async {
+        loop {
+            if let Ok(guard) = locks.acquire("a").await {
+                return guard;
+            }
+        }
+    };
+    promptly("the lock", acquire).await.release().await.unwrap();
 }
 
 #[tokio::test]

@@ -102,6 +102,10 @@ impl Etcd {
     }
 
     async fn switch_authentication(&self, lasts: Duration) -> Result<(), BoxError> {
+        if !self.has_users {
+            // They are there unless the store has gone back to nothing.
+            let _ = self.make_users().await;
+        }
         self.set_authentication(!self.has_users).await?;
         sleep(lasts).await;
         self.set_authentication(self.has_users).await
