@@ -2,7 +2,7 @@
 # Measures our locks beside others: one command that installs what is missing (with apt-get when run as root, else it
 # says what to install), starts the servers, and shows its progress.
 #
-#   scripts/bench.sh etcd|redis|mem [--docs] [--seconds N] [--rounds N] [--only TEXT] [--quick]
+#   scripts/bench.sh etcd|redis|mem|layers [--docs] [--seconds N] [--rounds N] [--only TEXT] [--quick]
 #
 # Writes target/bench/, and with --docs also docs/benchmarks.md.
 set -euo pipefail
@@ -14,8 +14,8 @@ suite=${1:-}
 
 main() {
     case $suite in
-    etcd | redis | mem) ;;
-    *) fail "what is to be measured? scripts/bench.sh etcd, redis or mem" ;;
+    etcd | redis | mem | layers) ;;
+    *) fail "what is to be measured? scripts/bench.sh etcd, redis, mem or layers" ;;
     esac
     command -v cargo >/dev/null || fail "there is no cargo; install Rust from https://rustup.rs"
     install_missing
@@ -35,7 +35,7 @@ missing_packages() {
         missing_for_etcd_client
         [ -n "${LOCK_TEST_ETCD_BIN:-}" ] || has etcd || echo etcd-server
         ;;
-    redis)
+    redis | layers)
         [ -n "${LOCK_TEST_REDIS_BIN:-}" ] || has redis-server || echo redis-server
         ;;
     esac

@@ -12,7 +12,7 @@ image=lock-test-servers:local
 main() {
     has docker || skip "there is no docker; apt-get install docker.io"
     docker info >/dev/null 2>&1 || skip "no Docker daemon answers: $(docker info 2>&1 | tail -n 1)"
-    docker image inspect "$image" >/dev/null 2>&1 || build
+    docker image inspect "$image" >/dev/null 2>&1 || scripts/test-image.sh "$image" || skip "there is no image $image"
     export LOCK_TEST_ETCD_IMAGE=$image LOCK_TEST_REDIS_IMAGE=$image LOCK_TEST_REQUIRE_SERVERS=1
     step "servers in containers, which are gone however a test ends"
     cargo test --workspace --all-features --test servers --test servers_cleanup
@@ -26,12 +26,6 @@ skip() {
     exit 0
 }
 
-build() {
-    [ "$(id -u)" = 0 ] || skip "Docker has no image $image, and only root can build it: scripts/test-image.sh"
-    if ! has debootstrap; then install debootstrap || skip "Docker has no image $image, and debootstrap cannot be installed"; fi
-    scripts/test-image.sh "$image"
-}
-
 # Those of a process that was killed take some seconds to go.
 expect_no_containers() {
     local left
@@ -43,5 +37,4 @@ expect_no_containers() {
     fail "containers are left behind: $left"
 }
 
-trap restore_services EXIT
 main "$@"

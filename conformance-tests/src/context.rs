@@ -10,11 +10,13 @@ use tokio::time::Instant;
 use crate::{
     Harness, Need,
     case::{Outcome, PROMPT, Stop},
+    proxy::Proxy,
+    url_harness::start_proxies,
 };
 
 pub(crate) type Client = Arc<dyn DistributedLock>;
 
-/// What a case works with: the harness, names of its own, and the clients that it has made.
+/// Context of a case: the harness, lock names of its own, and the clients that it has made.
 #[derive(Clone, Debug)]
 pub(crate) struct Ctx {
     harness: Arc<dyn Harness>,
@@ -25,9 +27,20 @@ pub(crate) struct Ctx {
 
 impl Ctx {
     pub(crate) fn new(harness: Arc<dyn Harness>) -> Self {
-        // Unique per case and process: cases share one server and run side by side, also in several processes.
-        let prefix = format!("conformance/{:x}-{:016x}", std::process::id(), rand::random::<u64>()).into();
-        Self { capabilities: harness.capabilities(), harness, prefix, clients: Arc::default() }
+        // Unique per case and process: cases share one server and run side by side, also in several
+        // processes.
+        let prefix = format!(
+            "conformance/{:x}-{:016x}",
+            std::process::id(),
+            rand::random::<u64>()
+        )
+        .into();
+        Self {
+            capabilities: harness.capabilities(),
+            harness,
+            prefix,
+            clients: Arc::default(),
+        }
     }
 
     pub(crate) fn harness(&self) -> &dyn Harness {
@@ -38,25 +51,32 @@ impl Ctx {
         &self.capabilities
     }
 
-    /// What every name of this case begins with.
+    /// Prefix of every name of this case.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// A name that no other case has.
+    /// A name that no other case uses.
     pub(crate) fn name(&self, suffix: &str) -> LockName {
         self.raw_name(&format!("{}/{suffix}", self.prefix))
     }
 
     pub(crate) fn raw_name(&self, name: &str) -> LockName {
-        LockName::new(name).unwrap_or_else(|error| unreachable!("the suite's names are valid: {error}"))
+        LockName::new(name)
+            .unwrap_or_else(|error| unreachable!("the suite's names are valid: {error}"))
     }
 
-    /// The TTL of timing cases, as the store will round it.
+    /// TTL of timing cases, rounded as the store will round it.
     pub(crate) fn ttl(&self) -> Duration {
         let range = self.capabilities.ttl;
         let step = range.granularity.as_nanos().max(1);
-        let nanos = self.harness.short_ttl().max(range.min).as_nanos().div_ceil(step) * step;
+        let nanos = self
+            .harness
+            .short_ttl()
+            .max(range.min)
+            .as_nanos()
+            .div_ceil(step)
+            * step;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
@@ -65,25 +85,48 @@ impl Ctx {
         AcquireOptions::new().with_ttl(self.ttl())
     }
 
-    /// How long until the next waiter must have the lock of a holder that stopped renewing.
+    /// Time within which the next waiter must have the lock of a holder that stopped renewing.
     pub(crate) fn expiry_bound(&self) -> Duration {
         self.ttl() + self.capabilities.crash_bound + self.slack()
     }
 
-    /// What a loaded machine may add to any bound.
+    /// Time that a loaded machine may add to any bound.
     pub(crate) fn slack(&self) -> Duration {
-        if self.harness.paused_time() { Duration::from_millis(20) } else { Duration::from_secs(2) }
+        if self.harness.paused_time() {
+            Duration::from_millis(20)
+        } else {
+            Duration::from_secs(2)
+        }
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Stop> {
         Ok(self.connect_now().await?)
     }
 
-    /// With the backend's own error.
+    /// As [`connect`](Self::connect), with the backend's own error.
     pub(crate) async fn connect_now(&self) -> Result<Client, LockError> {
         let client = self.harness.connect().await?;
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&client));
+        self.clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&client));
         Ok(client)
+    }
+
+    /// Connects a client through proxies of its own.
+    pub(crate) async fn connect_proxied(&self) -> Result<(Client, Vec<Proxy>), Stop> {
+        let proxies = start_proxies(self.harness.addresses()).await?;
+        let addresses: Vec<_> = proxies.iter().map(Proxy::address).collect();
+        if addresses.is_empty() {
+            return Err(Stop::lacks(Need::Proxy));
+        }
+        let client = self.harness.connect_at(&addresses).await?;
+        let client = client.ok_or_else(|| Stop::lacks(Need::Proxy))?;
+        self.clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&client));
+        Ok((client, proxies))
     }
 
     pub(crate) async fn connect_two(&self) -> Result<(Client, Client), Stop> {
@@ -91,13 +134,26 @@ impl Ctx {
     }
 
     pub(crate) async fn connect_three(&self) -> Result<(Client, Client, Client), Stop> {
-        Ok((self.connect().await?, self.connect().await?, self.connect().await?))
+        Ok((
+            self.connect().await?,
+            self.connect().await?,
+            self.connect().await?,
+        ))
     }
 
     /// The same case on a store of its own.
     pub(crate) async fn isolated(&self) -> Result<Self, Stop> {
-        let harness = self.harness.isolated().await?.ok_or_else(|| Stop::Skip(Need::Isolated.missing()))?;
-        Ok(Self { capabilities: harness.capabilities(), harness, prefix: Arc::clone(&self.prefix), clients: Arc::clone(&self.clients) })
+        let harness = self
+            .harness
+            .isolated()
+            .await?
+            .ok_or_else(|| Stop::lacks(Need::Isolated))?;
+        Ok(Self {
+            capabilities: harness.capabilities(),
+            harness,
+            prefix: Arc::clone(&self.prefix),
+            clients: Arc::clone(&self.clients),
+        })
     }
 
     pub(crate) async fn freeze(&self) -> Outcome {
@@ -125,18 +181,33 @@ impl Ctx {
     }
 
     pub(crate) async fn evict_waiters(&self, name: &LockName) -> Outcome {
-        able(self.harness.evict_waiters(name).await?, Need::EvictWaiters)
+        if self.harness.evict_waiters(name).await? {
+            return Ok(());
+        }
+        // Somebody waits. If that leaves no entry, there is nothing to evict.
+        match self.harness.entries(name).await? {
+            Some(entries) if entries.len() <= 1 => Err(Stop::NotApplicable(
+                "a waiter has no entry in the store".into(),
+            )),
+            _ => Err(Stop::lacks(Need::EvictWaiters)),
+        }
     }
 
     pub(crate) async fn entries(&self, name: &LockName) -> Result<Vec<String>, Stop> {
-        self.harness.entries(name).await?.ok_or_else(|| Stop::Skip(Need::Entries.missing()))
+        self.harness
+            .entries(name)
+            .await?
+            .ok_or_else(|| Stop::lacks(Need::Entries))
     }
 
     pub(crate) async fn residue(&self) -> Result<usize, Stop> {
-        self.harness.client_residue().await.ok_or_else(|| Stop::Skip(Need::Residue.missing()))
+        self.harness
+            .client_residue()
+            .await
+            .ok_or_else(|| Stop::lacks(Need::Residue))
     }
 
-    /// Waits until the name has no more than so many entries.
+    /// Waits until the name has at most this many entries.
     pub(crate) async fn entries_come_down_to(&self, name: &LockName, most: usize) -> Outcome {
         let mut seen = Vec::new();
         let down = within(PROMPT, async {
@@ -150,7 +221,9 @@ impl Ctx {
         });
         match down.await {
             Some(outcome) => outcome,
-            None => Err(Stop::Fail(format!("more than {most} entries were left: {seen:?}"))),
+            None => Err(Stop::Fail(format!(
+                "more than {most} entries were left: {seen:?}"
+            ))),
         }
     }
 
@@ -168,13 +241,17 @@ impl Ctx {
         });
         match down.await {
             Some(outcome) => outcome,
-            None => Err(Stop::Fail(format!("the clients' residue stays at {seen}, the baseline was {baseline}"))),
+            None => Err(Stop::Fail(format!(
+                "the clients' residue stays at {seen}, the baseline was {baseline}"
+            ))),
         }
     }
 
-    /// Ends what the case has left, so that the next one on the same server is not slowed down.
+    /// Shuts down what the case has left, so that the next one on the same server is not slowed
+    /// down.
     pub(crate) async fn tidy_up(&self) {
-        let clients = std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner));
+        let clients =
+            std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner));
         for client in clients {
             let _ = within(Duration::from_secs(3), client.shutdown()).await;
         }
@@ -182,37 +259,50 @@ impl Ctx {
 }
 
 fn able(can: bool, need: Need) -> Outcome {
-    if can { Ok(()) } else { Err(Stop::Skip(need.missing())) }
+    if can { Ok(()) } else { Err(Stop::lacks(need)) }
 }
 
-/// One step of waiting for a condition.
+/// Sleeps for one step of waiting for a condition.
 pub(crate) async fn tick() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
-/// The future's output, or `None` when the time is up.
+/// Returns the future's output, or `None` when the time is up.
 pub(crate) async fn within<T>(bound: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(bound, future).await.ok()
 }
 
 /// Waits for a condition; fails with `what` if it does not come true in time.
-pub(crate) async fn eventually(what: &str, bound: Duration, mut condition: impl FnMut() -> bool) -> Outcome {
+pub(crate) async fn eventually(
+    what: &str,
+    bound: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> Outcome {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > bound {
-            return Err(Stop::Fail(format!("did not happen within {bound:?}: {what}")));
+            return Err(Stop::Fail(format!(
+                "did not happen within {bound:?}: {what}"
+            )));
         }
         tick().await;
     }
     Ok(())
 }
 
-/// Checks at every step for so long that a condition stays true.
-pub(crate) async fn throughout(what: &str, span: Duration, mut condition: impl FnMut() -> bool) -> Outcome {
+/// Checks at every step, for the whole span, that a condition stays true.
+pub(crate) async fn throughout(
+    what: &str,
+    span: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> Outcome {
     let start = Instant::now();
     while start.elapsed() < span {
         if !condition() {
-            return Err(Stop::Fail(format!("ceased after {:?}: {what}", start.elapsed())));
+            return Err(Stop::Fail(format!(
+                "ceased after {:?}: {what}",
+                start.elapsed()
+            )));
         }
         tick().await;
     }

@@ -1,50 +1,75 @@
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{Capabilities, DistributedLock, LockError, LockName};
 
-/// What a backend author supplies: how to reach the store, and as much trouble as the store can be put into.
+/// The part that a backend author supplies: how to reach the store, and which faults can be caused
+/// in it.
 #[async_trait]
 pub trait Harness: Debug + Send + Sync + 'static {
-    /// What the backend declares; selects the cases.
+    /// The capabilities that the backend declares; they select the cases.
     fn capabilities(&self) -> Capabilities;
 
-    /// A new client of the store: independent of the others, as if from another process.
+    /// Connects a new client to the store: independent of the others, as if from another process.
     ///
     /// # Errors
     ///
     /// Those of the store.
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError>;
 
-    /// The TTL that timing cases use: the shortest that the store keeps reliably on a loaded machine.
+    /// The TTL that timing cases use: the shortest one that the store keeps reliably on a loaded
+    /// machine.
     fn short_ttl(&self) -> Duration {
         self.capabilities().ttl.min.max(Duration::from_secs(2))
     }
 
-    /// Whether cases run under tokio's paused clock: for backends on [`lock_core::backend::Clock::Tokio`]. The start
-    /// function is then called anew in each case's own runtime, so that no two cases share a clock.
+    /// True if cases run under tokio's paused clock: for backends on
+    /// [`lock_core::backend::Clock::Tokio`]. The start function is then called anew in each case's
+    /// own runtime, so that no two cases share a clock.
     fn paused_time(&self) -> bool {
         false
     }
 
-    /// How a child process reaches the same store: handed to the start function in the child, whose harness then connects
-    /// to that store and starts none. `None` if no other process can.
+    /// Address by which a child process reaches the same store. The start function gets it in the
+    /// child, whose harness then connects to that store and starts none. `None` if no other process
+    /// can.
     fn child_address(&self) -> Option<String> {
         None
     }
 
-    /// The same kind of harness on a store of its own, which ends when the harness is dropped: for cases whose faults or
-    /// counts would disturb others, or be disturbed. `None` if there is only one store, and then such cases are skipped.
+    /// Addresses of the store as `host:port`, in front of which a proxy can stand for one client;
+    /// empty if there are none, or if the store sends its clients elsewhere.
+    fn addresses(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Connects a client as [`connect`](Self::connect) does, to these addresses in place of
+    /// [`addresses`](Self::addresses); `None` if this harness cannot.
     ///
     /// # Errors
     ///
-    /// Why no second store could be started.
+    /// Those of the store.
+    async fn connect_at(
+        &self,
+        _addresses: &[SocketAddr],
+    ) -> Result<Option<Arc<dyn DistributedLock>>, LockError> {
+        Ok(None)
+    }
+
+    /// Makes a harness of the same kind on a store of its own, which ends when the harness is
+    /// dropped: for cases whose faults or counts would disturb others, or be disturbed by them.
+    /// `None` if there is only one store; such cases are then skipped.
+    ///
+    /// # Errors
+    ///
+    /// The reason why no second store could be started.
     async fn isolated(&self) -> Result<Option<Arc<dyn Harness>>, LockError> {
         Ok(None)
     }
 
-    /// The entries that this name has in the store, holders and waiters, in any notation; `None` if that cannot be told.
-    /// What is meant to stay, such as a token counter, does not count.
+    /// Lists the entries that this name has in the store, of holders and waiters, in any notation;
+    /// `None` if they cannot be listed. Data that is meant to stay, such as a token counter, does
+    /// not count.
     ///
     /// # Errors
     ///
@@ -53,15 +78,16 @@ pub trait Harness: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Guards, waiters, renewals, watches, subscriptions, leases and background tasks of all clients that this harness
-    /// has made, as one number that must return to its baseline; `None` if that cannot be told. Called on
-    /// [`isolated`](Self::isolated) harnesses only, so that no other case disturbs the count.
+    /// Counts the guards, waiters, renewals, watches, subscriptions, leases and background tasks of
+    /// all clients that this harness has made, as one number that must return to its baseline;
+    /// `None` if they cannot be counted. Called on [`isolated`](Self::isolated) harnesses only, so
+    /// that no other case disturbs the count.
     async fn client_residue(&self) -> Option<usize> {
         None
     }
 
-    /// Removes the holder's entry behind the client's back, as an operator with the store's own tool would; `false`
-    /// if this harness cannot.
+    /// Removes the holder's entry behind the client's back, as an operator with the store's own
+    /// tool would; `false` if this harness cannot.
     ///
     /// # Errors
     ///
@@ -70,8 +96,8 @@ pub trait Harness: Debug + Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Removes the entries of all *waiters* of the name behind their backs, as if their leases had expired; `false` if
-    /// this harness cannot, or if waiting leaves no entry in this store.
+    /// Removes the entries of all *waiters* of the name behind their backs, as if their leases had
+    /// expired; `false` if this harness cannot, or if waiting leaves no entry in this store.
     ///
     /// # Errors
     ///
@@ -80,27 +106,29 @@ pub trait Harness: Debug + Send + Sync + 'static {
         Ok(false)
     }
 
-    /// From now on every reply of the store takes at least this much longer, while requests arrive at once; `false` if
-    /// this harness cannot. Called on [`isolated`](Self::isolated) harnesses only.
+    /// Delays every reply of the store, from now on, by at least this much, while requests arrive
+    /// at once; `false` if this harness cannot. Called on [`isolated`](Self::isolated) harnesses
+    /// only.
     ///
     /// # Errors
     ///
-    /// Why it failed.
+    /// The reason why it failed.
     async fn delay_replies(&self, _by: Duration) -> Result<bool, LockError> {
         Ok(false)
     }
 
-    /// Passwords and the like that this harness connects with: must not appear in any message or `Debug` output.
+    /// Secrets, such as passwords, that this harness connects with. They must not appear in any
+    /// message or `Debug` output.
     fn secrets(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Stops the store from answering without closing connections (SIGSTOP, `docker pause`); `false` if this harness
-    /// cannot. Called on [`isolated`](Self::isolated) harnesses only.
+    /// Stops the store from answering without closing connections (SIGSTOP, `docker pause`);
+    /// `false` if this harness cannot. Called on [`isolated`](Self::isolated) harnesses only.
     ///
     /// # Errors
     ///
-    /// Why it failed.
+    /// The reason why it failed.
     async fn freeze(&self) -> Result<bool, LockError> {
         Ok(false)
     }
@@ -109,27 +137,28 @@ pub trait Harness: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Why it failed.
+    /// The reason why it failed.
     async fn thaw(&self) -> Result<(), LockError> {
         Ok(())
     }
 
-    /// Kills the store, so that connecting to it fails; [`restart`](Self::restart) starts it again. `false` if this harness
-    /// cannot. Called on [`isolated`](Self::isolated) harnesses only.
+    /// Kills the store, so that connecting to it fails; [`restart`](Self::restart) starts it again.
+    /// `false` if this harness cannot. Called on [`isolated`](Self::isolated) harnesses only.
     ///
     /// # Errors
     ///
-    /// Why it failed.
+    /// The reason why it failed.
     async fn stop(&self) -> Result<bool, LockError> {
         Ok(false)
     }
 
-    /// Kills the store without a chance to clean up and starts it again on the same data and address; `false` if this
-    /// harness cannot. Called on [`isolated`](Self::isolated) harnesses only.
+    /// Kills the store without a chance to clean up and starts it again on the same data and
+    /// address; `false` if this harness cannot. Called on [`isolated`](Self::isolated) harnesses
+    /// only.
     ///
     /// # Errors
     ///
-    /// Why it failed.
+    /// The reason why it failed.
     async fn restart(&self) -> Result<bool, LockError> {
         Ok(false)
     }

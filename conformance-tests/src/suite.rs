@@ -1,50 +1,51 @@
 use std::{
-    collections::BTreeMap,
-    error::Error,
-    fmt,
-    future::Future,
-    pin::Pin,
-    process::ExitCode,
-    sync::{Arc, Mutex, MutexGuard},
+    collections::BTreeMap, error::Error, ffi::OsString, fmt, future::Future, path::PathBuf,
+    process::ExitCode, sync::Arc, time::Instant,
 };
 
-use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
-use lock_core::{Capabilities, backend::locked};
-use tokio::runtime::Runtime;
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, FormatSetting, Trial};
+use lock_core::Capabilities;
 
-use crate::{Case, Harness, Need, Verdict, cases, child, execute::execute, report::Report};
+use crate::{
+    Case, Claim, Harness, Need, Verdict, cases, child,
+    report::Report,
+    started::{Shared, StartFn},
+    verdict::{Standing, is_needed},
+};
 
-/// An environment variable that, set to `1`, turns every [`Start::Skip`] into a failure: for machines that have the
-/// servers, so that nothing is skipped unnoticed.
+/// An environment variable that, set to `1`, turns every [`Start::Skip`] into a failure: for
+/// machines that have the servers, so that nothing is skipped unnoticed.
 pub const REQUIRE_SERVERS: &str = "LOCK_TEST_REQUIRE_SERVERS";
 
-/// What the start function hands back when something went wrong; `?` makes it from any error.
+/// Error that the start function returns when something goes wrong; `?` makes it from any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What the start function found.
+/// Result of the start function.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Start {
     /// A store to run the cases on.
     Ready(Arc<dyn Harness>),
-    /// There is none on this machine, and why: all cases are reported as ignored.
+    /// No store can be had on this machine, and why: all cases are reported as ignored.
     Skip(String),
 }
 
-/// Runs the whole suite against a backend: the `main` function of a test target with `harness = false`.
+/// Runs the whole suite against a backend: the `main` function of a test target with `harness =
+/// false`.
 ///
 /// ```no_run
 /// # #[derive(Debug)] struct MyHarness;
 /// # impl MyHarness { async fn start(_: Option<String>) -> Result<Self, std::io::Error> { Ok(Self) } }
 /// # #[async_trait::async_trait]
-/// # impl conformance_tests::Harness for MyHarness {
+/// # impl lock_conformance::Harness for MyHarness {
 /// #     fn capabilities(&self) -> lock_core::Capabilities { unimplemented!() }
 /// #     async fn connect(&self) -> Result<std::sync::Arc<dyn lock_core::DistributedLock>, lock_core::LockError> { unimplemented!() }
 /// # }
-/// use conformance_tests::Start;
+/// use lock_conformance::Start;
 /// use std::{process::ExitCode, sync::Arc};
 ///
 /// fn main() -> ExitCode {
-///     conformance_tests::run("my-store", |child_address| async {
+///     lock_conformance::run("my-store", |child_address| async {
 ///         Ok(Start::Ready(Arc::new(MyHarness::start(child_address).await?)))
 ///     })
 /// }
@@ -57,162 +58,206 @@ where
     Suite::new(backend, start).run()
 }
 
-pub(crate) type StartFn = dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = Result<Start, BoxError>> + Send>> + Send + Sync;
-
-/// The suite for one backend, with what can be said about it before anything is started.
+/// The suite for one backend, with what is known about it before anything is started.
 #[must_use = "call `run`"]
 pub struct Suite {
     backend: &'static str,
     start: Arc<StartFn>,
     capabilities: Option<Capabilities>,
     without: BTreeMap<Need, String>,
+    claims: Vec<Claim>,
 }
 
 impl Suite {
-    /// For a backend, under the name that reports show.
+    /// Makes the suite for a backend; reports show it under this name.
     ///
-    /// The start function is called at most once per process, when the first case runs, and with `None`. Only in a
-    /// child process that a crash case starts it gets the [`Harness::child_address`] of its parent's harness, and must connect
-    /// there instead of starting a store.
+    /// The start function is called at most once per process, with `None`, when the first case
+    /// runs. Only in a child process that a crash case starts does it get the
+    /// [`Harness::child_address`] of its parent's harness; it must then connect there instead of
+    /// starting a store.
     pub fn new<F, S>(backend: &'static str, start: F) -> Self
     where
         F: Fn(Option<String>) -> S + Send + Sync + 'static,
         S: Future<Output = Result<Start, BoxError>> + Send + 'static,
     {
         let start: Arc<StartFn> = Arc::new(move |address| Box::pin(start(address)));
-        Self { backend, start, capabilities: None, without: BTreeMap::new() }
+        Self {
+            backend,
+            start,
+            capabilities: None,
+            without: BTreeMap::new(),
+            claims: Vec::new(),
+        }
     }
 
-    /// Lets the runner know before it starts anything which cases do not apply. Without this they are found out when
-    /// they run, which `cargo nextest`, that knows only what is *listed* as ignored, shows as a pass.
+    /// Tells the runner which cases do not apply before anything is started. Without this they are
+    /// found out only when they run, and `cargo nextest`, which knows only what is *listed* as
+    /// ignored, then shows them as passed.
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = Some(capabilities);
         self
     }
 
-    /// Skips the cases that need something which this harness has not, and says why.
+    /// Skips the cases that need something this harness lacks, and says why.
     pub fn without(mut self, need: Need, reason: impl Into<String>) -> Self {
         self.without.insert(need, reason.into());
         self
     }
 
-    /// All cases, for every backend.
+    /// Claims a [`Level`](crate::Level) or a [`Badge`](crate::Badge), which the run must then prove.
+    ///
+    /// A claimed level includes those below it. With it, the badges that the backend's capabilities
+    /// declare are claimed too; [`Badge::Clean`](crate::Badge::Clean) must be claimed here. A case
+    /// that a claim needs and that could not be checked leaves the claim unproven.
+    pub fn claims(mut self, claim: impl Into<Claim>) -> Self {
+        self.claims.push(claim.into());
+        self
+    }
+
+    /// Lists all cases, for every backend.
     pub fn cases() -> impl Iterator<Item = Case> {
         cases::all()
     }
 
-    /// Runs the cases that the command line selects, as `cargo test` and `cargo nextest` give it.
+    /// Runs the cases that the command line selects, in the syntax of `cargo test` and `cargo
+    /// nextest`, and judges the claims if all cases were selected. `--report <FILE>` writes the
+    /// verdict and all results as JSON.
+    ///
+    /// | exit code | meaning |
+    /// |---|---|
+    /// | 0 | every claim is proven, or nothing is claimed and no case failed; or there was no store to start |
+    /// | 1 | a case has found a violation |
+    /// | 2 | a claim is unproven: a case that it needs could not be checked |
+    /// | 3 | the store could not be started, or the report could not be written |
+    #[must_use = "the exit code is the verdict"]
     pub fn run(self) -> ExitCode {
         if let Some(order) = child::Order::from_environment() {
             return child::serve(order, &self.start);
         }
-        let mut arguments = Arguments::from_args();
-        // Cases wait for the store most of the time.
-        arguments.test_threads.get_or_insert(6);
-        let shared = Arc::new(Shared { start: Arc::clone(&self.start), started: Mutex::new(None) });
+        let (arguments, report_to) = arguments();
+        let shared = Arc::new(Shared::new(Arc::clone(&self.start)));
         let report = Arc::new(Report::default());
-        let show_ignored = arguments.list || arguments.ignored;
-        let trials = Self::cases().map(|case| self.trial(case, &shared, &report, show_ignored)).collect();
-        let quiet = arguments.list || arguments.quiet || arguments.exact || matches!(arguments.format, Some(FormatSetting::Json));
+        let lists = arguments.list || arguments.ignored;
+        let trials = Self::cases()
+            .map(|case| self.trial(case, &shared, &report, lists))
+            .collect();
         let conclusion = libtest_mimic::run(&arguments, trials);
+        let code = self.conclude(&arguments, &conclusion, &shared, &report, report_to);
         shared.end();
-        if !quiet {
-            println!("{}", report.summary(self.backend));
-        }
-        conclusion.exit_code()
+        ExitCode::from(code)
     }
 
-    fn trial(&self, case: Case, shared: &Arc<Shared>, report: &Arc<Report>, show_ignored: bool) -> Trial {
-        let known_skip = self.known_skip(&case);
-        let ignored = show_ignored && known_skip.is_some();
-        let (shared, report) = (Arc::clone(shared), Arc::clone(report));
+    fn conclude(
+        &self,
+        arguments: &Arguments,
+        conclusion: &Conclusion,
+        shared: &Shared,
+        report: &Report,
+        report_to: Option<PathBuf>,
+    ) -> u8 {
+        if arguments.list {
+            return 0;
+        }
+        let backend = shared.capabilities().or_else(|| self.capabilities.clone());
+        let findings = report.findings(&self.claims, backend.as_ref());
+        let is_whole = conclusion.num_filtered_out == 0 && !arguments.ignored;
+        let summary = report.summary(self.backend, &findings, is_whole);
+        let quiet = arguments.quiet
+            || arguments.exact
+            || matches!(arguments.format, Some(FormatSetting::Json));
+        if !quiet {
+            println!("{summary}");
+        }
+        if let Some(path) = report_to
+            && let Err(error) = report.write(&path, self.backend, &findings)
+        {
+            eprintln!("cannot write the report {}: {error}", path.display());
+            return 3;
+        }
+        let unproven = match is_whole {
+            true => findings.has_claims && findings.standing == Standing::Unproven,
+            false => report.lacks_what_is_claimed(&self.claims, backend.as_ref()),
+        };
+        match findings.standing {
+            _ if shared.has_failed() => 3,
+            _ if report.was_not_run() => 0,
+            Standing::Violated => 1,
+            _ if unproven || conclusion.has_failed() => {
+                if quiet {
+                    eprintln!("{summary}");
+                }
+                2
+            }
+            _ => 0,
+        }
+    }
+
+    fn trial(&self, case: Case, shared: &Arc<Shared>, report: &Arc<Report>, lists: bool) -> Trial {
+        let known = self.known_verdict(&case);
+        // A runner that only looks at the list must not pass over what a claim needs.
+        let is_excused = !matches!(known, Some(Verdict::Lacking(..)))
+            || !is_needed(&case, &self.claims, self.capabilities.as_ref());
+        let ignored = lists && known.is_some() && is_excused;
+        let shared = Arc::clone(shared);
+        let report = Arc::clone(report);
         let run = move || {
-            let verdict = match known_skip {
-                Some(reason) => Ok(Verdict::Skipped(reason)),
+            let start = Instant::now();
+            let outcome = match known {
+                Some(verdict) => Ok(verdict),
                 None => shared.run(case),
             };
-            report.note(&verdict);
-            match verdict {
-                Ok(Verdict::Passed) => Ok(Completion::Completed),
-                Ok(Verdict::Skipped(reason)) => Ok(Completion::ignored_with(reason)),
-                Err(message) => Err(Failed::from(message)),
+            report.note(case, &outcome, start.elapsed());
+            match outcome.map_err(Failed::from)? {
+                Verdict::Passed => Ok(Completion::Completed),
+                Verdict::NotApplicable(reason)
+                | Verdict::Lacking(_, reason)
+                | Verdict::NotRun(reason) => Ok(Completion::ignored_with(reason)),
             }
         };
-        // With the flag set libtest-mimic prints no reason, so it is set only where the flag is all that is looked at.
+        // libtest-mimic prints no reason for a case with this flag, so it is set only where nothing
+        // but the flag is looked at.
         Trial::ignorable_test(case.full_name(), run).with_ignored_flag(ignored)
     }
 
-    fn known_skip(&self, case: &Case) -> Option<String> {
-        let declared = case.needs.iter().find_map(|need| self.without.get(need).cloned());
-        declared.or_else(|| self.capabilities.as_ref().and_then(|capabilities| case.inapplicable_to(capabilities)))
+    fn known_verdict(&self, case: &Case) -> Option<Verdict> {
+        let inapplicable = self
+            .capabilities
+            .as_ref()
+            .and_then(|capabilities| case.inapplicable_to(capabilities));
+        if let Some(reason) = inapplicable {
+            return Some(Verdict::NotApplicable(reason));
+        }
+        let absent = |need: &Need| Some((*need, self.without.get(need)?.clone()));
+        let (need, reason) = case.needs.iter().find_map(absent)?;
+        Some(if need.is_of_the_store() {
+            Verdict::NotApplicable(reason)
+        } else {
+            Verdict::Lacking(need, reason)
+        })
     }
+}
+
+/// Reads the command line; `--report` is ours, the rest is the runner's.
+fn arguments() -> (Arguments, Option<PathBuf>) {
+    let mut given: Vec<OsString> = std::env::args_os().collect();
+    let report = given
+        .iter()
+        .position(|argument| argument == "--report")
+        .filter(|at| at + 1 < given.len());
+    let report = report.map(|at| {
+        given.remove(at);
+        given.remove(at).into()
+    });
+    let mut arguments = Arguments::from_iter(given);
+    // Cases wait for the store most of the time.
+    arguments.test_threads.get_or_insert(6);
+    (arguments, report)
 }
 
 impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Suite").field("backend", &self.backend).finish_non_exhaustive()
-    }
-}
-
-/// The harness that the cases of this process share, started by the first that runs.
-struct Shared {
-    start: Arc<StartFn>,
-    started: Mutex<Option<Result<Started, NotStarted>>>,
-}
-
-struct Started {
-    harness: Arc<dyn Harness>,
-    runtime: Runtime,
-}
-
-#[derive(Clone)]
-enum NotStarted {
-    Skip(String),
-    Failed(String),
-}
-
-impl Shared {
-    fn run(&self, case: Case) -> Result<Verdict, String> {
-        let harness = match &*self.started() {
-            Some(Ok(started)) => Arc::clone(&started.harness),
-            Some(Err(NotStarted::Skip(reason))) => return Ok(Verdict::Skipped(reason.clone())),
-            Some(Err(NotStarted::Failed(message))) => return Err(message.clone()),
-            None => return Err("the run is over".into()),
-        };
-        let (paused, start) = (harness.paused_time(), Arc::clone(&self.start));
-        let ready = move || {
-            if paused { start(None) } else { Box::pin(async move { Ok(Start::Ready(harness)) }) }
-        };
-        execute(case, paused, Box::new(ready)).map_err(|failure| failure.to_string())
-    }
-
-    fn started(&self) -> MutexGuard<'_, Option<Result<Started, NotStarted>>> {
-        let mut started = locked(&self.started);
-        started.get_or_insert_with(|| start_now(&*self.start));
-        started
-    }
-
-    /// Ends the store; the harness is dropped inside its runtime.
-    fn end(&self) {
-        let started = locked(&self.started).take();
-        if let Some(Ok(Started { harness, runtime })) = started {
-            let entered = runtime.enter();
-            drop(harness);
-            drop(entered);
-            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
-        }
-    }
-}
-
-fn start_now(start: &StartFn) -> Result<Started, NotStarted> {
-    let failed = |error: &dyn fmt::Display| NotStarted::Failed(format!("cannot start: {error}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| failed(&error))?;
-    match runtime.block_on(start(None)) {
-        Ok(Start::Ready(harness)) => Ok(Started { harness, runtime }),
-        Ok(Start::Skip(reason)) if std::env::var(REQUIRE_SERVERS).is_ok_and(|value| value == "1") => {
-            Err(NotStarted::Failed(format!("{reason} (and {REQUIRE_SERVERS}=1 allows no skip)")))
-        }
-        Ok(Start::Skip(reason)) => Err(NotStarted::Skip(reason)),
-        Err(error) => Err(failed(&error)),
+        f.debug_struct("Suite")
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
     }
 }

@@ -1,10 +1,14 @@
 //! The proxy and the fake servers, with plain TCP.
 #![cfg(feature = "servers")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests, too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests are tests, too"
+)]
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use conformance_tests::servers::{FakeServer, TcpProxy, Trouble};
+use lock_conformance::servers::{FakeServer, TcpProxy, Trouble};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -13,10 +17,11 @@ use tokio::{
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// Nothing is under way that could end a silence, so that a slow machine cannot make this too short.
+/// Nothing is under way that could end the silence, so that a slow machine cannot make this too
+/// short.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Answers each chunk with itself, and reports it.
+/// Echoes each chunk, and reports it.
 async fn echo_server() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -52,7 +57,9 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 async fn read(stream: &mut TcpStream, length: usize) -> io::Result<String> {
     let mut buffer = vec![0; length];
-    timeout(LIMIT, stream.read_exact(&mut buffer)).await.map_err(io::Error::other)??;
+    timeout(LIMIT, stream.read_exact(&mut buffer))
+        .await
+        .map_err(io::Error::other)??;
     String::from_utf8(buffer).map_err(io::Error::other)
 }
 
@@ -67,7 +74,10 @@ async fn is_silent(stream: &mut TcpStream) -> bool {
 
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 64];
-    match timeout(LIMIT, stream.read(&mut buffer)).await.expect("neither data nor an end") {
+    match timeout(LIMIT, stream.read(&mut buffer))
+        .await
+        .expect("neither data nor an end")
+    {
         Ok(length) => length == 0,
         Err(_) => true,
     }
@@ -93,14 +103,20 @@ async fn forwards_much_and_in_order() {
     let copy = sent.clone();
     tokio::spawn(async move { writer.write_all(&copy).await });
     let mut received = vec![0; sent.len()];
-    timeout(LIMIT, reader.read_exact(&mut received)).await.unwrap().unwrap();
+    timeout(LIMIT, reader.read_exact(&mut received))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(received == sent);
 }
 
 #[tokio::test]
 async fn a_cut_closes_all_and_serves_the_next() {
     let (proxy, _reports) = proxied().await;
-    let mut streams = [connect(proxy.address()).await, connect(proxy.address()).await];
+    let mut streams = [
+        connect(proxy.address()).await,
+        connect(proxy.address()).await,
+    ];
     for stream in &mut streams {
         assert_eq!(ask(stream, "a").await.unwrap(), "a");
     }
@@ -108,7 +124,10 @@ async fn a_cut_closes_all_and_serves_the_next() {
     for stream in &mut streams {
         assert!(is_closed(stream).await);
     }
-    assert_eq!(ask(&mut connect(proxy.address()).await, "b").await.unwrap(), "b");
+    assert_eq!(
+        ask(&mut connect(proxy.address()).await, "b").await.unwrap(),
+        "b"
+    );
 }
 
 #[tokio::test]
@@ -140,8 +159,15 @@ async fn dropped_replies_follow_requests_that_took_effect() {
     while reports.recv().await.unwrap() != "c" {}
     assert!(is_silent(&mut lossy).await);
     proxy.set(Trouble::None);
-    assert!(is_closed(&mut lossy).await, "a stream with a gap cannot go on");
-    assert_eq!(ask(&mut idle, "d").await.unwrap(), "d", "one without a gap can");
+    assert!(
+        is_closed(&mut lossy).await,
+        "a stream with a gap cannot go on"
+    );
+    assert_eq!(
+        ask(&mut idle, "d").await.unwrap(),
+        "d",
+        "one without a gap can"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +192,10 @@ async fn refuses_old_and_new_until_it_is_over() {
     assert!(is_closed(&mut old).await);
     assert!(is_closed(&mut connect(proxy.address()).await).await);
     proxy.set(Trouble::None);
-    assert_eq!(ask(&mut connect(proxy.address()).await, "b").await.unwrap(), "b");
+    assert_eq!(
+        ask(&mut connect(proxy.address()).await, "b").await.unwrap(),
+        "b"
+    );
 }
 
 #[tokio::test]
@@ -181,7 +210,11 @@ async fn a_blackhole_can_turn_into_a_refusal() {
 
 #[tokio::test]
 async fn a_server_that_is_away_ends_the_connection() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let proxy = TcpProxy::start(gone).await.unwrap();
     assert!(is_closed(&mut connect(proxy.address()).await).await);
 }
@@ -202,10 +235,16 @@ async fn garbage_greets_and_answers() {
     let server = FakeServer::garbage().await.unwrap();
     let mut stream = connect(server.address()).await;
     let mut greeting = [0; 8];
-    timeout(LIMIT, stream.read_exact(&mut greeting)).await.unwrap().unwrap();
+    timeout(LIMIT, stream.read_exact(&mut greeting))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(String::from_utf8(greeting.to_vec()).is_err());
     stream.write_all(b"PING\r\n").await.unwrap();
-    timeout(LIMIT, stream.read_exact(&mut greeting)).await.unwrap().unwrap();
+    timeout(LIMIT, stream.read_exact(&mut greeting))
+        .await
+        .unwrap()
+        .unwrap();
     let address = server.address();
     drop(server);
     assert_refused(address).await;
@@ -227,5 +266,7 @@ async fn assert_refused(address: SocketAddr) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(LIMIT, refused).await.expect("the listener is still there");
+    timeout(LIMIT, refused)
+        .await
+        .expect("the listener is still there");
 }

@@ -1,10 +1,10 @@
-//! Redis servers that belong together: do they come up, and does a replica take over?
+//! Redis servers that belong together: they come up, and a replica takes over.
 #![cfg(feature = "servers")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::{Duration, Instant};
 
-use conformance_tests::servers::{self, RedisOptions};
+use lock_conformance::servers::{self, RedisOptions};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -30,7 +30,10 @@ macro_rules! or_skip {
 
 #[tokio::test]
 async fn a_replica_of_a_cluster_takes_over_and_the_old_master_follows_it() {
-    let options = RedisOptions::new().with_password("s3cret").with_argument("--cluster-node-timeout").with_argument("1000");
+    let options = RedisOptions::new()
+        .with_password("s3cret")
+        .with_argument("--cluster-node-timeout")
+        .with_argument("1000");
     let cluster = or_skip!(servers::redis_cluster(options, 3, 3));
     assert!(cluster.is_master(0) && !cluster.is_master(3));
     cluster.kill(0).unwrap();
@@ -44,8 +47,15 @@ async fn a_replica_of_a_cluster_takes_over_and_the_old_master_follows_it() {
 #[tokio::test]
 async fn sentinels_make_a_replica_the_master() {
     let options = RedisOptions::new().with_password("s3cret");
-    let servers = or_skip!(servers::redis_sentinel(options, 1, 3, Duration::from_secs(1)));
+    let servers = or_skip!(servers::redis_sentinel(
+        options,
+        1,
+        3,
+        Duration::from_secs(1)
+    ));
     assert_eq!(servers.master_by(0), Some(0));
     servers.kill(0).unwrap();
-    until("the sentinels agree on the replica", || (0..3).all(|at| servers.master_by(at) == Some(1)));
+    until("the sentinels agree on the replica", || {
+        (0..3).all(|at| servers.master_by(at) == Some(1))
+    });
 }

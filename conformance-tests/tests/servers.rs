@@ -9,13 +9,15 @@ use std::{
     time::Duration,
 };
 
-use conformance_tests::servers::{self, Certificates, EtcdOptions, RedisOptions, Server, Skip, tools};
+use lock_conformance::servers::{
+    self, Certificates, EtcdOptions, RedisOptions, Server, Skip, tools,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// A frozen server never answers, so that a slow machine cannot make this too short.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// The server, or the end of the test where there is none to be had.
+/// Unwraps the server, or ends the test where there is none to be had.
 macro_rules! or_skip {
     ($attempt:expr) => {
         match $attempt {
@@ -36,7 +38,9 @@ fn serves_on_a_port_of_its_own_and_vanishes_with_the_last_handle() {
     assert_ne!(server.endpoint(), other.endpoint());
     assert_eq!(server.url(), format!("redis://{}", server.endpoint()));
     assert_eq!(redis_says(&server, &["PING"]).unwrap(), "+PONG\r\n");
-    let Some((pid, directory)) = server.pid().zip(server.directory()) else { return };
+    let Some((pid, directory)) = server.pid().zip(server.directory()) else {
+        return;
+    };
     assert!(exists(pid) && directory.join("log").exists());
     drop(server.clone());
     assert!(exists(pid), "one of two handles is left");
@@ -66,8 +70,15 @@ async fn redis_without_persistence_is_empty_after_a_restart() {
 #[test]
 fn redis_demands_its_password() {
     let server = or_skip!(servers::redis(RedisOptions::new().with_password("s3cret")));
-    assert!(redis_says(&server, &["GET a"]).unwrap().starts_with("-NOAUTH"));
-    assert_eq!(redis_says(&server, &["AUTH s3cret", "SET a 1"]).unwrap(), "+OK\r\n");
+    assert!(
+        redis_says(&server, &["GET a"])
+            .unwrap()
+            .starts_with("-NOAUTH")
+    );
+    assert_eq!(
+        redis_says(&server, &["AUTH s3cret", "SET a 1"]).unwrap(),
+        "+OK\r\n"
+    );
 }
 
 #[test]
@@ -109,26 +120,43 @@ async fn etcd_keeps_port_and_data_through_a_restart() {
     or_skip!(tools::etcdctl());
     etcdctl(&[&endpoint, "put", "a", "1"]);
     server.restart().await.unwrap();
-    assert_eq!(etcdctl(&[&endpoint, "get", "a", "--print-value-only"]), "1\n");
+    assert_eq!(
+        etcdctl(&[&endpoint, "get", "a", "--print-value-only"]),
+        "1\n"
+    );
 }
 
 #[tokio::test]
 async fn etcd_demands_its_password_also_after_a_restart() {
-    let server = or_skip!(servers::etcd(EtcdOptions::new().with_root_password("s3cret")));
+    let server = or_skip!(servers::etcd(
+        EtcdOptions::new().with_root_password("s3cret")
+    ));
     let endpoint = format!("--endpoints=http://{}", server.endpoint());
     or_skip!(tools::etcdctl());
     server.restart().await.unwrap();
     assert_eq!(etcdctl(&[&endpoint, "get", "a"]), "");
-    assert_eq!(etcdctl(&[&endpoint, "--user=root:s3cret", "put", "a", "1"]), "OK\n");
+    assert_eq!(
+        etcdctl(&[&endpoint, "--user=root:s3cret", "put", "a", "1"]),
+        "OK\n"
+    );
 }
 
 #[test]
 fn etcd_takes_timing_and_arguments() {
-    let options = EtcdOptions::new().with_election(Duration::from_millis(50), Duration::from_millis(500));
-    let server = or_skip!(servers::etcd(options.with_argument("--snapshot-count=5000")));
-    let Some(directory) = server.directory() else { return };
+    let options =
+        EtcdOptions::new().with_election(Duration::from_millis(50), Duration::from_millis(500));
+    let server = or_skip!(servers::etcd(
+        options.with_argument("--snapshot-count=5000")
+    ));
+    let Some(directory) = server.directory() else {
+        return;
+    };
     let log = std::fs::read_to_string(directory.join("log")).unwrap();
-    for part in [r#""heartbeat-interval":"50ms""#, r#""election-timeout":"500ms""#, r#""snapshot-count":5000"#] {
+    for part in [
+        r#""heartbeat-interval":"50ms""#,
+        r#""election-timeout":"500ms""#,
+        r#""snapshot-count":5000"#,
+    ] {
         assert!(log.contains(part), "{part} in:\n{log}");
     }
 }
@@ -136,17 +164,37 @@ fn etcd_takes_timing_and_arguments() {
 #[test]
 fn etcd_over_tls_demands_the_authority_and_a_client_certificate() {
     let certificates = Certificates::new().unwrap();
-    let server = or_skip!(servers::etcd(EtcdOptions::new().with_mutual_tls(&certificates)));
+    let server = or_skip!(servers::etcd(
+        EtcdOptions::new().with_mutual_tls(&certificates)
+    ));
     or_skip!(tools::etcdctl());
     let endpoint = format!("--endpoints=https://{}", server.endpoint());
     let ca = format!("--cacert={}", certificates.ca().display());
     let cert = format!("--cert={}", certificates.client_cert().display());
     let key = format!("--key={}", certificates.client_key().display());
-    assert_eq!(etcdctl(&[&endpoint, &ca, &cert, &key, "put", "a", "1"]), "OK\n");
-    assert_eq!(etcdctl(&[&endpoint, &ca, "--command-timeout=2s", "put", "a", "1"]), "");
+    assert_eq!(
+        etcdctl(&[&endpoint, &ca, &cert, &key, "put", "a", "1"]),
+        "OK\n"
+    );
+    assert_eq!(
+        etcdctl(&[&endpoint, &ca, "--command-timeout=2s", "put", "a", "1"]),
+        ""
+    );
     let stranger = Certificates::new().unwrap();
     let ca = format!("--cacert={}", stranger.ca().display());
-    assert_eq!(etcdctl(&[&endpoint, &ca, &cert, &key, "--command-timeout=2s", "put", "a", "1"]), "");
+    assert_eq!(
+        etcdctl(&[
+            &endpoint,
+            &ca,
+            &cert,
+            &key,
+            "--command-timeout=2s",
+            "put",
+            "a",
+            "1"
+        ]),
+        ""
+    );
 }
 
 #[test]
@@ -157,7 +205,11 @@ fn redis_over_tls_demands_the_authority() {
     let python = or_skip!(tools::python_with_redis());
     let script = "import redis, sys; print(redis.Redis.from_url(sys.argv[1], ssl_ca_certs=sys.argv[2]).ping())";
     let ping = |ca: &Path| {
-        let output = std::process::Command::new(&python).args(["-c", script, server.url()]).arg(ca).output().unwrap();
+        let output = std::process::Command::new(&python)
+            .args(["-c", script, server.url()])
+            .arg(ca)
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(ping(&certificates.ca()), "True\n");
@@ -178,15 +230,27 @@ fn certificates_vanish_with_their_last_user() {
 #[test]
 fn a_failed_start_shows_the_log() {
     or_skip!(servers::redis(RedisOptions::new().own()));
-    let outcome = std::panic::catch_unwind(|| servers::redis(RedisOptions::new().with_argument("--no-such-option").with_argument("x")));
+    let outcome = std::panic::catch_unwind(|| {
+        servers::redis(
+            RedisOptions::new()
+                .with_argument("--no-such-option")
+                .with_argument("x"),
+        )
+    });
     let message = *outcome.unwrap_err().downcast::<String>().unwrap();
-    assert!(message.contains("no-such-option") && message.contains("log"), "{message}");
+    assert!(
+        message.contains("no-such-option") && message.contains("log"),
+        "{message}"
+    );
 }
 
 #[test]
 fn finds_a_python_with_redis() {
     let python = or_skip!(tools::python_with_redis());
-    let status = std::process::Command::new(python).args(["-c", "import redis.lock"]).status().unwrap();
+    let status = std::process::Command::new(python)
+        .args(["-c", "import redis.lock"])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -194,7 +258,7 @@ fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Sends inline commands to a Redis server and returns what it answers to the last one.
+/// Sends inline commands to a Redis server and returns its answer to the last one.
 fn redis_says(server: &Server, commands: &[&str]) -> io::Result<String> {
     redis_says_within(LIMIT, server, commands)
 }
@@ -209,12 +273,24 @@ fn redis_says_within(limit: Duration, server: &Server, commands: &[&str]) -> io:
         let length = stream.read(&mut buffer)?;
         reply = String::from_utf8_lossy(&buffer[..length]).into_owned();
     }
-    if reply.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(reply) }
+    if reply.is_empty() {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(reply)
+    }
 }
 
-/// What the program prints; nothing if it fails.
+/// Returns the program's output; empty if it fails.
 fn etcdctl(arguments: &[&str]) -> String {
     let mut command = std::process::Command::new(tools::etcdctl().unwrap());
-    let output = command.env("ETCDCTL_API", "3").args(arguments).output().unwrap();
-    if output.status.success() { String::from_utf8(output.stdout).unwrap() } else { String::new() }
+    let output = command
+        .env("ETCDCTL_API", "3")
+        .args(arguments)
+        .output()
+        .unwrap();
+    if output.status.success() {
+        String::from_utf8(output.stdout).unwrap()
+    } else {
+        String::new()
+    }
 }

@@ -11,19 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, EtcdOptions, RedisOptions, Server};
+use lock_conformance::servers::{self, EtcdOptions, RedisOptions, Server};
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// How the process of [`a_process_with_servers`] is to end.
+/// The way in which the process of [`a_process_with_servers`] is to end.
 const END: &str = "LOCK_TEST_END";
 const MARK: &str = "server:";
 
-/// Not a test of its own: what the others run in a process of its own, and end.
+/// Not a test of its own: the others run it in a process of its own, and end that process.
 #[test]
 #[ignore = "the other tests run this one as a child process"]
 fn a_process_with_servers() {
     let Ok(end) = env::var(END) else { return };
-    let running = [servers::redis(RedisOptions::new().own()).unwrap(), servers::etcd(EtcdOptions::new().own()).unwrap()];
+    let running = [
+        servers::redis(RedisOptions::new().own()).unwrap(),
+        servers::etcd(EtcdOptions::new().own()).unwrap(),
+    ];
     if end == "frozen" {
         running.iter().for_each(|server| server.freeze().unwrap());
     }
@@ -40,7 +43,9 @@ fn a_process_with_servers() {
 
 fn announce(server: &Server) {
     match (server.pid(), server.directory(), server.container_name()) {
-        (Some(pid), Some(directory), _) => println!("\n{MARK}process {pid} {}", directory.display()),
+        (Some(pid), Some(directory), _) => {
+            println!("\n{MARK}process {pid} {}", directory.display());
+        }
         (_, _, Some(container)) => println!("\n{MARK}container {container} -"),
         _ => panic!("a server of one's own is one of these: {server:?}"),
     }
@@ -48,58 +53,80 @@ fn announce(server: &Server) {
 
 #[test]
 fn gone_after_exit() {
-    let Some(mut process) = Process::start("exit") else { return };
+    let Some(mut process) = Process::start("exit") else {
+        return;
+    };
     process.assert_all_gone();
 }
 
 #[test]
 fn gone_after_a_panic() {
-    let Some(mut process) = Process::start("panic") else { return };
+    let Some(mut process) = Process::start("panic") else {
+        return;
+    };
     process.assert_all_gone();
 }
 
 #[test]
 fn gone_after_an_abort() {
-    let Some(mut process) = Process::start("abort") else { return };
+    let Some(mut process) = Process::start("abort") else {
+        return;
+    };
     process.assert_all_gone();
 }
 
 #[test]
 fn gone_after_sigkill() {
-    let Some(mut process) = Process::start("wait") else { return };
+    let Some(mut process) = Process::start("wait") else {
+        return;
+    };
     process.signal("KILL");
     process.assert_all_gone();
 }
 
 #[test]
 fn gone_after_sigterm() {
-    let Some(mut process) = Process::start("wait") else { return };
+    let Some(mut process) = Process::start("wait") else {
+        return;
+    };
     process.signal("TERM");
     process.assert_all_gone();
 }
 
-/// As a terminal does it: to the whole group of the test process.
+/// Signals the whole group of the test process, as a terminal does.
 #[test]
 fn gone_after_ctrl_c() {
-    let Some(mut process) = Process::start("wait") else { return };
+    let Some(mut process) = Process::start("wait") else {
+        return;
+    };
     process.signal_group("INT");
     process.assert_all_gone();
 }
 
 #[test]
 fn gone_after_sigkill_although_frozen() {
-    let Some(mut process) = Process::start("frozen") else { return };
+    let Some(mut process) = Process::start("frozen") else {
+        return;
+    };
     process.signal("KILL");
     process.assert_all_gone();
 }
 
-/// Somebody kills even the shell that would have cleaned up.
+/// Kills even the shell that would have cleaned up.
 #[test]
 fn the_server_ends_with_its_supervisor() {
-    let leashes = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).status();
-    let Some(process) = Process::start("wait").filter(|_| leashes.is_ok_and(|status| status.success())) else { return };
+    let leashes = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "true"])
+        .status();
+    let Some(process) =
+        Process::start("wait").filter(|_| leashes.is_ok_and(|status| status.success()))
+    else {
+        return;
+    };
     for server in &process.servers {
-        let Running::Process(pid, directory) = server else { continue };
+        let Running::Process(pid, directory) = server else {
+            continue;
+        };
         send("KILL", &parent_of(*pid).to_string());
         eventually("the server is gone", || !exists(*pid));
         let _ = fs::remove_dir_all(directory);
@@ -113,7 +140,7 @@ struct Process {
     servers: Vec<Running>,
 }
 
-/// What a server is.
+/// Kind of a server.
 #[derive(Debug)]
 enum Running {
     Process(u32, PathBuf),
@@ -146,24 +173,44 @@ impl Running {
 }
 
 impl Process {
-    /// `None` where there are no programs to make servers of.
+    /// `None` where there are no programs to run servers with.
     fn start(end: &str) -> Option<Self> {
-        let obstacle = servers::etcd_obstacle(&EtcdOptions::new().own()).or(servers::redis_obstacle(&RedisOptions::new().own()));
+        let obstacle = servers::etcd_obstacle(&EtcdOptions::new().own())
+            .or(servers::redis_obstacle(&RedisOptions::new().own()));
         if let Some(skip) = obstacle {
             eprintln!("{skip}");
             return None;
         }
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "a_process_with_servers", "--ignored", "--nocapture"]).env(END, end);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let servers: Vec<_> = lines.filter_map(|line| Running::parse(line.strip_prefix(MARK)?)).take(2).collect();
+        command
+            .args([
+                "--exact",
+                "a_process_with_servers",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(END, end);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let servers: Vec<_> = lines
+            .filter_map(|line| Running::parse(line.strip_prefix(MARK)?))
+            .take(2)
+            .collect();
         assert_eq!(servers.len(), 2, "the child announced {servers:?}");
         Some(Self { child, servers })
     }
 
     fn signal(&self, name: &str) {
-        self.servers.iter().for_each(|server| assert!(server.is_there(), "{server:?}"));
+        self.servers
+            .iter()
+            .for_each(|server| assert!(server.is_there(), "{server:?}"));
         send(name, &self.child.id().to_string());
     }
 
@@ -189,24 +236,40 @@ impl Drop for Process {
 
 fn send(signal: &str, target: &str) {
     let script = format!("kill -s {signal} -- {target}");
-    assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success(), "{script}");
+    assert!(
+        Command::new("/bin/sh")
+            .args(["-c", &script])
+            .status()
+            .unwrap()
+            .success(),
+        "{script}"
+    );
 }
 
 fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Running or not, by its exact name.
+/// True if there is a container of exactly this name, running or not.
 fn has_container(name: &str) -> bool {
     let filter = format!("name=^/{name}$");
-    let output = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &filter]).output().unwrap();
+    let output = Command::new("docker")
+        .args(["ps", "--all", "--quiet", "--filter", &filter])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     !output.stdout.is_empty()
 }
 
 fn parent_of(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

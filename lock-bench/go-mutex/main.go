@@ -22,12 +22,13 @@ import (
 )
 
 type tally struct {
-	Event      string  `json:"event"`
-	Batch      int     `json:"batch"`
-	WaitsNs    []int64 `json:"waits_ns"`
-	CyclesNs   []int64 `json:"cycles_ns"`
-	Errors     int     `json:"errors"`
-	FirstError *string `json:"first_error"`
+	Event      string     `json:"event"`
+	Batch      int        `json:"batch"`
+	WaitsNs    []int64    `json:"waits_ns"`
+	CyclesNs   []int64    `json:"cycles_ns"`
+	GrantsNs   [][2]int64 `json:"grants_ns"`
+	Errors     int        `json:"errors"`
+	FirstError *string    `json:"first_error"`
 }
 
 // The window, in nanoseconds since base; both 0 until it opens.
@@ -35,6 +36,8 @@ type course struct {
 	base       time.Time
 	start, end int64
 	stop       int32
+	hold       time.Duration
+	cycles     int
 }
 
 func (c *course) counts(at time.Duration) bool {
@@ -48,21 +51,34 @@ func (c *course) open(length time.Duration) {
 	atomic.StoreInt64(&c.end, int64(now+length))
 }
 
+func (c *course) goesOn(done int) bool {
+	if c.cycles > 0 {
+		return done < c.cycles
+	}
+	return atomic.LoadInt32(&c.stop) == 0
+}
+
 func (c *course) contend(mutex *concurrency.Mutex) *tally {
 	result := &tally{}
 	ctx := context.Background()
-	for atomic.LoadInt32(&c.stop) == 0 {
+	for done := 0; c.goesOn(done); done++ {
 		start := time.Since(c.base)
 		err := mutex.Lock(ctx)
 		held := time.Since(c.base)
+		grant := [2]int64{time.Now().UnixNano()}
 		if err == nil {
+			time.Sleep(c.hold)
+			grant[1] = time.Now().UnixNano()
 			err = mutex.Unlock(ctx)
 		}
 		end := time.Since(c.base)
 		if err != nil {
 			result.fail(err.Error())
 			time.Sleep(10 * time.Millisecond)
-		} else if c.counts(end) {
+		} else if c.cycles > 0 || c.counts(end) {
+			if c.cycles > 0 || c.hold > 0 {
+				result.GrantsNs = append(result.GrantsNs, grant)
+			}
 			result.WaitsNs = append(result.WaitsNs, int64(held-start))
 			result.CyclesNs = append(result.CyclesNs, int64(end-start))
 		}
@@ -80,6 +96,7 @@ func (t *tally) fail(message string) {
 func (t *tally) add(other *tally) {
 	t.WaitsNs = append(t.WaitsNs, other.WaitsNs...)
 	t.CyclesNs = append(t.CyclesNs, other.CyclesNs...)
+	t.GrantsNs = append(t.GrantsNs, other.GrantsNs...)
 	t.Errors += other.Errors
 	if t.FirstError == nil {
 		t.FirstError = other.FirstError
@@ -107,6 +124,8 @@ func main() {
 	tasks := flag.Int("tasks", 1, "how many goroutines")
 	flag.Int("batch", 1, "ignored")
 	flag.Int("share", 0, "ignored")
+	hold := flag.Int("hold-us", 0, "how long the lock is held, in microseconds")
+	cycles := flag.Int("cycles", 0, "how many cycles each does; 0 for as many as the window allows")
 	flag.Parse()
 
 	endpoint := strings.TrimPrefix(*url, "etcd://")
@@ -128,14 +147,15 @@ func main() {
 		}
 		return concurrency.NewMutex(sessions[task], name)
 	}
-	serve(&course{base: time.Now()}, *tasks, mutex)
+	c := &course{base: time.Now(), hold: time.Duration(*hold) * time.Microsecond, cycles: *cycles}
+	serve(c, *tasks, mutex)
 	for _, session := range sessions {
 		session.Close()
 	}
 }
 
 func serve(c *course, tasks int, mutex func(int) *concurrency.Mutex) {
-	sum := &tally{Event: "done", Batch: 1, WaitsNs: []int64{}, CyclesNs: []int64{}}
+	sum := &tally{Event: "done", Batch: 1, WaitsNs: []int64{}, CyclesNs: []int64{}, GrantsNs: [][2]int64{}}
 	var running sync.WaitGroup
 	var summing sync.Mutex
 	say(map[string]string{"event": "ready"})

@@ -30,7 +30,7 @@ class Course:
         self.last_round = False
         self.round = threading.Barrier(tasks, action=self.decide)
         self.lock = threading.Lock()
-        self.waits, self.cycles, self.errors, self.first_error = [], [], 0, None
+        self.waits, self.cycles, self.grants, self.errors, self.first_error = [], [], [], 0, None
 
     def open(self, seconds):
         now = time.perf_counter_ns()
@@ -39,10 +39,14 @@ class Course:
     def decide(self):
         self.last_round = self.stop
 
-    def contend(self, make_lock, share):
-        waits, cycles, errors, first_error, done = [], [], 0, None, 0
+    def contend(self, make_lock, job):
+        waits, cycles, grants, errors, first_error, done = [], [], [], 0, None, 0
+        share, hold = job.share, job.hold_us / 1e6
         while True:
-            if share == 0:
+            if job.cycles > 0:
+                if done == job.cycles:
+                    break
+            elif share == 0:
                 if self.stop:
                     break
             elif done > 0 and done % share == 0:
@@ -55,7 +59,10 @@ class Course:
                 # A new object for each acquisition, as its users write it.
                 lock = make_lock()
                 lock.acquire()
-                held = time.perf_counter_ns()
+                held, granted = time.perf_counter_ns(), time.time_ns()
+                if hold > 0:
+                    time.sleep(hold)
+                releasing = time.time_ns()
                 lock.release()
             except Exception as error:
                 errors, first_error = errors + 1, first_error or repr(error)
@@ -63,12 +70,15 @@ class Course:
                 continue
             end = time.perf_counter_ns()
             opened, closed = self.window
-            if opened <= end < closed:
+            if job.cycles > 0 or opened <= end < closed:
                 waits.append(held - start)
                 cycles.append(end - start)
+                if job.cycles > 0 or hold > 0:
+                    grants.append([granted, releasing])
         with self.lock:
             self.waits += waits
             self.cycles += cycles
+            self.grants += grants
             self.errors += errors
             self.first_error = self.first_error or first_error
 
@@ -91,6 +101,8 @@ def main():
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, help="ignored")
     parser.add_argument("--share", type=int, default=0)
+    parser.add_argument("--hold-us", type=int, default=0)
+    parser.add_argument("--cycles", type=int, default=0)
     job = parser.parse_args()
 
     client = redis.Redis.from_url(job.url)
@@ -105,7 +117,7 @@ def main():
     for line in sys.stdin:
         words = line.split()
         if words[0] == "start":
-            threads = [threading.Thread(target=course.contend, args=(maker, job.share), daemon=True) for maker in makers]
+            threads = [threading.Thread(target=course.contend, args=(maker, job), daemon=True) for maker in makers]
             for thread in threads:
                 thread.start()
         elif words[0] == "measure":
@@ -114,7 +126,7 @@ def main():
             course.stop = True
             for thread in threads:
                 thread.join()
-            done = {"waits_ns": course.waits, "cycles_ns": course.cycles, "errors": course.errors}
+            done = {"waits_ns": course.waits, "cycles_ns": course.cycles, "grants_ns": course.grants, "errors": course.errors}
             say({"event": "done", "batch": 1, "first_error": course.first_error, **done})
 
 

@@ -30,14 +30,21 @@ struct Worker {
     events: Lines<BufReader<ChildStdout>>,
 }
 
-/// For anything a worker is asked: a hundred of them connect at the same time, and polling locks leave slowly.
+/// Limit for anything that a worker is asked: a hundred of them connect at the same time, and
+/// polling locks are slow to leave.
 const PATIENCE: Duration = Duration::from_secs(90);
 const FAREWELL: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Starts a worker for each job, and returns when all of them are connected.
-    pub(crate) async fn start(program: &Program, jobs: impl IntoIterator<Item = Vec<String>>) -> Result<Self> {
-        let workers: Result<Vec<_>> = jobs.into_iter().map(|job| Worker::start(program, &job)).collect();
+    pub(crate) async fn start(
+        program: &Program,
+        jobs: impl IntoIterator<Item = Vec<String>>,
+    ) -> Result<Self> {
+        let workers: Result<Vec<_>> = jobs
+            .into_iter()
+            .map(|job| Worker::start(program, &job))
+            .collect();
         let mut fleet = Self(workers?);
         for worker in &mut fleet.0 {
             match worker.event().await? {
@@ -50,40 +57,46 @@ impl Fleet {
 
     pub(crate) async fn say(&mut self, command: &str) -> Result<()> {
         for worker in &mut self.0 {
-            worker.commands.write_all(format!("{command}\n").as_bytes()).await?;
+            worker
+                .commands
+                .write_all(format!("{command}\n").as_bytes())
+                .await?;
         }
         Ok(())
     }
 
-    /// The next event of the only worker.
+    /// Waits for the next event of the only worker.
     pub(crate) async fn event(&mut self) -> Result<Event> {
         match self.0.as_mut_slice() {
             [worker] => worker.event().await,
-            workers => Err(format!("one worker was to be asked, there are {}", workers.len()).into()),
+            workers => {
+                Err(format!("one worker was to be asked, there are {}", workers.len()).into())
+            }
         }
     }
 
-    /// What all of them counted, after `stop`.
-    pub(crate) async fn tally(&mut self) -> Result<Tally> {
-        let mut sum = Tally { batch: 1, ..Tally::default() };
+    /// Returns the counts of each worker, after `stop`.
+    pub(crate) async fn tallies(&mut self) -> Result<Vec<Tally>> {
+        let mut tallies = Vec::with_capacity(self.0.len());
         for worker in &mut self.0 {
             match worker.event().await? {
-                Event::Done(tally) => {
-                    sum.batch = tally.batch;
-                    sum.add(tally);
-                }
+                Event::Done(tally) => tallies.push(tally),
                 other => return Err(unexpected(&other)),
             }
         }
-        Ok(sum)
+        Ok(tallies)
     }
 
-    /// Lets them tidy up, and waits for their end.
+    /// Lets the workers tidy up, and waits for them to end.
     pub(crate) async fn dismiss(self) {
-        let (commands, children): (Vec<_>, Vec<_>) = self.0.into_iter().map(|worker| (worker.commands, worker.child)).unzip();
+        let (commands, children): (Vec<_>, Vec<_>) = self
+            .0
+            .into_iter()
+            .map(|worker| (worker.commands, worker.child))
+            .unzip();
         drop(commands);
         for mut child in children {
-            // One that does not go is killed when it is dropped here.
+            // A worker that does not go is killed when it is dropped here.
             let _ = timeout(FAREWELL, child.wait()).await;
         }
     }
@@ -106,16 +119,25 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(commands), Some(output)) => Ok(Self { child, commands, events: BufReader::new(output).lines() }),
+            (Some(commands), Some(output)) => Ok(Self {
+                child,
+                commands,
+                events: BufReader::new(output).lines(),
+            }),
             _ => Err("a worker has no pipes".into()),
         }
     }
 
     async fn event(&mut self) -> Result<Event> {
-        let line = timeout(PATIENCE, self.events.next_line()).await.map_err(|_| format!("a worker said nothing for {PATIENCE:?}"))??;
+        let line = timeout(PATIENCE, self.events.next_line())
+            .await
+            .map_err(|_| format!("a worker said nothing for {PATIENCE:?}"))??;
         let line = line.ok_or("a worker ended early; its last words are above")?;
-        serde_json::from_str(&line).map_err(|error| format!("a worker said `{line:.200}`: {error}").into())
+        serde_json::from_str(&line)
+            .map_err(|error| format!("a worker said `{line:.200}`: {error}").into())
     }
 }

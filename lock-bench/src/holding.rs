@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock::{AcquireOptions, DistributedLock, LockGuard};
+use polylock::{AcquireOptions, DistributedLock, DistributedLockExt, LockGuard};
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
@@ -20,17 +20,17 @@ use crate::{
     worker::{Commands, say},
 };
 
-/// How to measure what it costs to hold many names in one process.
+/// Plan to measure the cost of holding many names in one process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HoldingPlan {
     pub(crate) names: usize,
     /// Appended to the store's URL; a short TTL shows many renewals in a short time.
     pub(crate) parameters: &'static str,
-    /// The kind of message that renews.
+    /// The kind of message that renews leases.
     pub(crate) renewal: &'static str,
 }
 
-/// What one process pays for the names that it holds: medians.
+/// Cost to one process of the names that it holds: medians.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Held {
     pub(crate) names: usize,
@@ -39,57 +39,91 @@ pub(crate) struct Held {
     pub(crate) renewals_per_s: f64,
     /// Messages to the store of all kinds, renewals included.
     pub(crate) messages_per_s: f64,
-    /// Reads of the server from its sockets, where it counts them.
+    /// Reads by the server from its sockets, where it counts them.
     pub(crate) reads_per_s: Option<f64>,
     pub(crate) bytes_per_guard: f64,
     pub(crate) seconds_to_acquire: f64,
 }
 
-/// Until what is done once after the acquisitions has been done.
+/// Time for one-off work after the acquisitions to finish.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Many renewals fit, so that one more or less does not matter.
+/// Long enough for many renewals, so that one more or less does not matter.
 const WINDOW: Duration = Duration::from_secs(9);
 
 impl HoldingPlan {
-    /// In each round.
+    /// Steps in each round.
     pub(crate) const STEPS: usize = 2;
 
-    /// One name and many names in turn.
-    pub(crate) async fn measure(&self, store: &dyn Store, rounds: usize, progress: &Progress) -> Result<Vec<Held>> {
+    /// Measures one name and many names in turn.
+    pub(crate) async fn measure(
+        &self,
+        store: &dyn Store,
+        rounds: usize,
+        progress: &Progress,
+    ) -> Result<Vec<Held>> {
         let sizes = [1, self.names];
         let mut windows = [const { Vec::new() }; 2];
         for round in 1..=rounds {
             for (names, windows) in sizes.iter().zip(&mut windows) {
-                progress.begin(&format!("held by one process (round {round}): {names} names"));
+                progress.begin(&format!(
+                    "held by one process (round {round}): {names} names"
+                ));
                 let held = self.window(store, *names).await?;
-                progress.end(&format!("{:.0} bytes per guard, {:.2} renewals/s", held.bytes_per_guard, held.renewals_per_s));
+                progress.end(&format!(
+                    "{:.0} bytes per guard, {:.2} renewals/s",
+                    held.bytes_per_guard, held.renewals_per_s
+                ));
                 windows.push(held);
             }
         }
-        Ok(windows.iter().filter_map(|windows| Held::medians(windows)).collect())
+        Ok(windows
+            .iter()
+            .filter_map(|windows| Held::medians(windows))
+            .collect())
     }
 
     async fn window(&self, store: &dyn Store, names: usize) -> Result<Held> {
         store.tidy().await?;
         let leases_before = store.leases().await?;
         let url = format!("{}{}", store.url(), self.parameters);
-        let arguments = ["--url", &url, "--prefix", &unique_prefix(), "--names", &names.to_string()].map(str::to_owned);
+        let arguments = [
+            "--url",
+            &url,
+            "--prefix",
+            &unique_prefix(),
+            "--names",
+            &names.to_string(),
+        ]
+        .map(str::to_owned);
         let mut fleet = Fleet::start(&cli::own_program("hold")?, [arguments.to_vec()]).await?;
         fleet.say("start").await?;
-        let Event::Holding { seconds, rss_before_kib, .. } = fleet.event().await? else { return Err("the names are not held".into()) };
+        let Event::Holding {
+            seconds,
+            rss_before_kib,
+            ..
+        } = fleet.event().await?
+        else {
+            return Err("the names are not held".into());
+        };
         sleep(SETTLE).await;
-        let (before, opened) = (store.requests().await?, Instant::now());
+        let before = store.requests().await?;
+        let opened = Instant::now();
         sleep(WINDOW).await;
-        let (length, after) = (opened.elapsed().as_secs_f64(), store.requests().await?);
+        let length = opened.elapsed().as_secs_f64();
+        let after = store.requests().await?;
         let leases = store.leases().await?;
         fleet.say("measure").await?;
-        let Event::Holding { rss_kib, .. } = fleet.event().await? else { return Err("the memory in use is not known".into()) };
+        let Event::Holding { rss_kib, .. } = fleet.event().await? else {
+            return Err("the memory in use is not known".into());
+        };
         fleet.dismiss().await;
         let requests = after.unwrap_or_default().since(&before.unwrap_or_default());
         let messages = requests.messages.divided_by(length);
         Ok(Held {
             names,
-            leases: leases.zip(leases_before).map(|(now, before)| now.saturating_sub(before) as f64),
+            leases: leases
+                .zip(leases_before)
+                .map(|(now, before)| now.saturating_sub(before) as f64),
             renewals_per_s: messages.of(self.renewal),
             messages_per_s: messages.sum(),
             reads_per_s: requests.reads.map(|reads| reads / length),
@@ -114,19 +148,22 @@ impl Held {
     }
 }
 
-/// How many names are acquired at the same time.
+/// Number of names that are acquired at the same time.
 const TASKS: usize = 64;
-/// What any use of the client needs, whatever it holds, is there before the first look at the memory.
+/// Number of names to lock before the first look at the memory, so that by then everything exists
+/// that any use of the client needs, whatever it holds.
 const WARM_UP: usize = 1000;
 
-/// The worker: acquires all names, and tells what that took.
+/// Runs the worker: acquires all names, and reports the cost.
 pub(crate) async fn serve(job: cli::NamesJob) -> Result<()> {
-    let locks = lock::connect(&job.url).await?;
+    let locks = polylock::connect(&job.url).await?;
     for guard in acquire(&locks, &format!("{}-warm-up", job.prefix), WARM_UP).await? {
         guard.release().await?;
     }
     let rss_before_kib = rss_kib()?;
-    let (mut commands, mut guards, mut seconds) = (Commands::new(), Vec::new(), 0.0);
+    let mut commands = Commands::new();
+    let mut guards = Vec::new();
+    let mut seconds = 0.0;
     say(&Event::Ready)?;
     while let Some(command) = commands.next().await {
         if command == "start" {
@@ -137,17 +174,27 @@ pub(crate) async fn serve(job: cli::NamesJob) -> Result<()> {
         for guard in &guards {
             guard.ensure_held()?;
         }
-        say(&Event::Holding { seconds, rss_before_kib, rss_kib: rss_kib()? })?;
+        say(&Event::Holding {
+            seconds,
+            rss_before_kib,
+            rss_kib: rss_kib()?,
+        })?;
     }
     locks.shutdown().await?;
     Ok(())
 }
 
-async fn acquire(locks: &Arc<dyn DistributedLock>, prefix: &str, names: usize) -> Result<Vec<LockGuard>> {
+async fn acquire(
+    locks: &Arc<dyn DistributedLock>,
+    prefix: &str,
+    names: usize,
+) -> Result<Vec<LockGuard>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS.min(names) {
-        let (locks, next, prefix) = (Arc::clone(locks), Arc::clone(&next), prefix.to_owned());
+        let locks = Arc::clone(locks);
+        let next = Arc::clone(&next);
+        let prefix = prefix.to_owned();
         tasks.spawn(async move {
             let mut guards = Vec::new();
             loop {
@@ -155,7 +202,11 @@ async fn acquire(locks: &Arc<dyn DistributedLock>, prefix: &str, names: usize) -
                 if number >= names {
                     return Ok::<_, crate::Error>(guards);
                 }
-                guards.push(locks.acquire_with(&format!("{prefix}-{number}").try_into()?, AcquireOptions::new()).await?);
+                guards.push(
+                    locks
+                        .acquire_with(format!("{prefix}-{number}"), AcquireOptions::new())
+                        .await?,
+                );
             }
         });
     }
@@ -169,7 +220,10 @@ async fn acquire(locks: &Arc<dyn DistributedLock>, prefix: &str, names: usize) -
 /// Memory of this process that is in RAM.
 pub(crate) fn rss_kib() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("the memory in use is only known on Linux")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("the memory in use is only known on Linux")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
@@ -182,6 +236,10 @@ mod tests {
         let before = rss_kib().unwrap();
         let block = vec![1_u8; 64 << 20];
         let after = rss_kib().unwrap();
-        assert!(after >= before + (60 << 10), "{before} KiB, and {after} KiB with {} bytes more", block.len());
+        assert!(
+            after >= before + (60 << 10),
+            "{before} KiB, and {after} KiB with {} bytes more",
+            block.len()
+        );
     }
 }

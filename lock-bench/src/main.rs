@@ -1,14 +1,25 @@
-//! Side-by-side benchmarks: ours, the raw client that does the same, and the locks that a user would pick otherwise.
+//! Side-by-side benchmarks of our locks, the raw client that does the same, and the locks that a
+//! user would choose otherwise.
 //!
-//! `scripts/bench.sh etcd` starts a server and measures everything on this machine in one run. What is compared takes
-//! turns, A B C A B C, for at least three rounds, and the medians are reported: absolute figures drift with whatever else
-//! the machine does, their ratios hold better.
+//! `scripts/bench.sh etcd` starts a server and measures everything on this machine in one run. The
+//! subjects that are compared take turns, A B C A B C, for at least three rounds, and the medians
+//! are reported: absolute figures drift with whatever else the machine does, but their ratios hold
+//! better.
 //!
-//! Every contender runs in worker processes of its own, written in whatever language: see [`protocol`]. The workers
-//! connect, wait for the start, run for a moment to warm up, and count the cycles of one window.
+//! Every contender runs in worker processes of its own, written in any language: see [`protocol`].
+//! The workers connect, wait for the start, run for a moment to warm up, and count the cycles of
+//! one window.
 
-// Each suite uses a part of what all of them share.
-#![cfg_attr(not(all(feature = "etcd", feature = "mem", feature = "redis")), allow(dead_code))]
+// Each suite uses only a part of the code that all of them share.
+#![cfg_attr(
+    not(all(
+        feature = "etcd",
+        feature = "layers",
+        feature = "mem",
+        feature = "redis"
+    )),
+    allow(dead_code)
+)]
 
 mod cli;
 mod fleet;
@@ -17,6 +28,7 @@ mod idling;
 mod machine;
 mod measure;
 mod output;
+mod passage;
 mod passing;
 mod plan;
 mod progress;
@@ -29,7 +41,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-/// Whatever went wrong, for a person to read.
+/// Anything that went wrong, for a person to read.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 type Result<T> = std::result::Result<T, Error>;

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use lock::AcquireOptions;
+use polylock::{AcquireOptions, DistributedLockExt};
 use serde::Serialize;
 
 use crate::{
@@ -14,35 +14,48 @@ use crate::{
     worker::{Commands, say},
 };
 
-/// How to measure what names leave behind that were locked once.
+/// Plan to measure the leftovers of names that were locked once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassingPlan {
     pub(crate) names: usize,
 }
 
-/// What is left of names that were locked once and released: medians.
+/// Leftovers of names that were locked once and released: medians.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Passed {
     pub(crate) names: usize,
     pub(crate) first_half_seconds: f64,
     pub(crate) second_half_seconds: f64,
-    /// Memory of the process that stays, for each name.
+    /// Memory of the process that is not given back, for each name.
     pub(crate) bytes_left_per_name: f64,
 }
 
 impl PassingPlan {
-    /// In each round.
+    /// Steps in each round.
     pub(crate) const STEPS: usize = 1;
 
-    pub(crate) async fn measure(&self, store: &dyn Store, rounds: usize, progress: &Progress) -> Result<Passed> {
+    pub(crate) async fn measure(
+        &self,
+        store: &dyn Store,
+        rounds: usize,
+        progress: &Progress,
+    ) -> Result<Passed> {
         let mut windows = Vec::new();
         for round in 1..=rounds {
-            progress.begin(&format!("locked once (round {round}): {} names", self.names));
+            progress.begin(&format!(
+                "locked once (round {round}): {} names",
+                self.names
+            ));
             let passed = self.window(store).await?;
-            progress.end(&format!("{:.2} s, {:.2} bytes per name left", passed.seconds(), passed.bytes_left_per_name));
+            progress.end(&format!(
+                "{:.2} s, {:.2} bytes per name left",
+                passed.seconds(),
+                passed.bytes_left_per_name
+            ));
             windows.push(passed);
         }
-        let of = |figure: fn(&Passed) -> f64| median(windows.iter().map(figure)).unwrap_or_default();
+        let of =
+            |figure: fn(&Passed) -> f64| median(windows.iter().map(figure)).unwrap_or_default();
         Ok(Passed {
             names: self.names,
             first_half_seconds: of(|window| window.first_half_seconds),
@@ -53,15 +66,29 @@ impl PassingPlan {
 
     async fn window(&self, store: &dyn Store) -> Result<Passed> {
         store.tidy().await?;
-        let arguments = ["--url", store.url(), "--prefix", &unique_prefix(), "--names", &self.names.to_string()].map(str::to_owned);
+        let arguments = [
+            "--url",
+            store.url(),
+            "--prefix",
+            &unique_prefix(),
+            "--names",
+            &self.names.to_string(),
+        ]
+        .map(str::to_owned);
         let mut fleet = Fleet::start(&cli::own_program("pass")?, [arguments.to_vec()]).await?;
         fleet.say("start").await?;
         let outcome = match fleet.event().await? {
-            Event::Passed { first_half_seconds, second_half_seconds, rss_before_kib, rss_kib } => Passed {
+            Event::Passed {
+                first_half_seconds,
+                second_half_seconds,
+                rss_before_kib,
+                rss_kib,
+            } => Passed {
                 names: self.names,
                 first_half_seconds,
                 second_half_seconds,
-                bytes_left_per_name: rss_kib.saturating_sub(rss_before_kib) as f64 * 1024.0 / self.names as f64,
+                bytes_left_per_name: rss_kib.saturating_sub(rss_before_kib) as f64 * 1024.0
+                    / self.names as f64,
             },
             other => return Err(format!("the names did not pass: {other:?}").into()),
         };
@@ -76,24 +103,35 @@ impl Passed {
     }
 }
 
-/// The worker: locks and releases each name once, one after the other.
+/// Runs the worker: locks and releases each name once, one after the other.
 pub(crate) async fn serve(job: cli::NamesJob) -> Result<()> {
-    let locks = lock::connect(&job.url).await?;
+    let locks = polylock::connect(&job.url).await?;
     let pass = async |range: std::ops::Range<usize>| {
         let start = Instant::now();
         for number in range {
-            locks.acquire_with(&format!("{}-{number}", job.prefix).try_into()?, AcquireOptions::new()).await?.release().await?;
+            locks
+                .acquire_with(format!("{}-{number}", job.prefix), AcquireOptions::new())
+                .await?
+                .release()
+                .await?;
         }
         Ok::<_, crate::Error>(start.elapsed().as_secs_f64())
     };
-    let (half, warm_up) = (job.names / 2, 1000);
+    let half = job.names / 2;
+    let warm_up = 1000;
     pass(job.names..job.names + warm_up).await?;
     let rss_before_kib = rss_kib()?;
     let mut commands = Commands::new();
     say(&Event::Ready)?;
     while commands.next().await.is_some() {
-        let (first_half_seconds, second_half_seconds) = (pass(0..half).await?, pass(half..2 * half).await?);
-        say(&Event::Passed { first_half_seconds, second_half_seconds, rss_before_kib, rss_kib: rss_kib()? })?;
+        let first_half_seconds = pass(0..half).await?;
+        let second_half_seconds = pass(half..2 * half).await?;
+        say(&Event::Passed {
+            first_half_seconds,
+            second_half_seconds,
+            rss_before_kib,
+            rss_kib: rss_kib()?,
+        })?;
     }
     Ok(locks.shutdown().await?)
 }

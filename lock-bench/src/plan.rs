@@ -1,13 +1,33 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+/// A subject of the measurements.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Subject {
     /// Our backend, through `Arc<dyn DistributedLock>`.
     Ours,
+    /// The same, each task with a client of its own.
+    OursApart,
+    /// The same through a stack without layers.
+    Unlayered,
+    /// The same through traces and metrics, to which nobody listens.
+    Layered,
+    /// The same through traces and metrics, to a log and to Prometheus.
+    LayeredListened,
     /// The client library that our backend uses, sending the same commands.
     Raw,
     /// Go's `concurrency.Mutex`.
@@ -29,32 +49,39 @@ pub(crate) enum Scenario {
     /// Each task has a name of its own.
     #[serde(rename = "uncontended")]
     Uncontended,
-    /// All tasks of all processes want one name.
+    /// All tasks of all processes compete for one name.
     #[serde(rename = "contended")]
     Contended,
     /// The same, while others write to other keys of the store.
     #[serde(rename = "contended+writers")]
     ContendedWithWriters,
+    /// The same, and each holds the lock for a while.
+    #[serde(rename = "contended+hold")]
+    ContendedWithHold,
+    /// The same, until each has had the lock as often as the others: a lock that prefers some
+    /// gains nothing by it.
+    #[serde(rename = "contended+equal-shares")]
+    EqualShares,
 }
 
-/// Whether each task has a name of its own.
+/// Names that the tasks lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Names {
     Own,
     Shared,
 }
 
-/// What identifies a row of the results.
+/// Key that identifies a row of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Key {
     pub(crate) scenario: Scenario,
     pub(crate) subject: Subject,
-    /// In each process.
+    /// Number of tasks in each process.
     pub(crate) tasks: usize,
     pub(crate) processes: usize,
 }
 
-/// What is compared: each round measures all of it in turn.
+/// Subjects that are compared: each round measures all of them in turn.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     pub(crate) title: String,
@@ -65,28 +92,77 @@ impl Scenario {
     pub(crate) fn names(self) -> Names {
         match self {
             Self::Uncontended => Names::Own,
-            Self::Contended | Self::ContendedWithWriters => Names::Shared,
+            _ => Names::Shared,
+        }
+    }
+}
+
+/// A hold in which the store is idle.
+const HOLD: Duration = Duration::from_millis(5);
+
+/// Each contender's share.
+const SHARE: u64 = 20;
+
+impl Scenario {
+    /// How long each contender holds the lock.
+    pub(crate) fn hold(self) -> Duration {
+        match self {
+            Self::ContendedWithHold => HOLD,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Number of cycles after which a contender ends by itself; 0 if it does not.
+    pub(crate) fn cycles(self) -> u64 {
+        match self {
+            Self::EqualShares => SHARE,
+            _ => 0,
         }
     }
 }
 
 impl Key {
     pub(crate) fn uncontended(subject: Subject, tasks: usize) -> Self {
-        Self { scenario: Scenario::Uncontended, subject, tasks, processes: 1 }
+        Self {
+            scenario: Scenario::Uncontended,
+            subject,
+            tasks,
+            processes: 1,
+        }
     }
 
-    /// One process.
+    /// Contention within one process.
     pub(crate) fn contended(subject: Subject, tasks: usize) -> Self {
-        Self { scenario: Scenario::Contended, subject, tasks, processes: 1 }
+        Self {
+            scenario: Scenario::Contended,
+            subject,
+            tasks,
+            processes: 1,
+        }
     }
 
-    /// One task in each process.
+    /// Contention between processes, with one task in each.
     pub(crate) fn processes(subject: Subject, processes: usize) -> Self {
-        Self { scenario: Scenario::Contended, subject, tasks: 1, processes }
+        Self {
+            scenario: Scenario::Contended,
+            subject,
+            tasks: 1,
+            processes,
+        }
     }
 
     pub(crate) fn with_writers(mut self) -> Self {
         self.scenario = Scenario::ContendedWithWriters;
+        self
+    }
+
+    pub(crate) fn with_hold(mut self) -> Self {
+        self.scenario = Scenario::ContendedWithHold;
+        self
+    }
+
+    pub(crate) fn with_equal_shares(mut self) -> Self {
+        self.scenario = Scenario::EqualShares;
         self
     }
 
@@ -97,7 +173,10 @@ impl Key {
 
 impl Group {
     pub(crate) fn new(title: impl Into<String>, runs: impl IntoIterator<Item = Key>) -> Self {
-        Self { title: title.into(), runs: runs.into_iter().collect() }
+        Self {
+            title: title.into(),
+            runs: runs.into_iter().collect(),
+        }
     }
 }
 
@@ -105,6 +184,10 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ours => "ours",
+            Self::OursApart => "ours-apart",
+            Self::Unlayered => "unlayered",
+            Self::Layered => "layered",
+            Self::LayeredListened => "layered-listened",
             Self::Raw => "raw",
             Self::GoMutex => "go-mutex",
             Self::RedisPy => "redis-py",
@@ -122,15 +205,26 @@ impl fmt::Display for Scenario {
             Self::Uncontended => "uncontended",
             Self::Contended => "contended",
             Self::ContendedWithWriters => "contended+writers",
+            Self::ContendedWithHold => "contended+hold",
+            Self::EqualShares => "contended+equal-shares",
         })
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scenario, subject, tasks, processes } = self;
+        let Self {
+            scenario,
+            subject,
+            tasks,
+            processes,
+        } = self;
         write!(f, "{scenario} {subject}, {}", counted(*tasks, "task"))?;
-        if *processes > 1 { write!(f, " in each of {processes} processes") } else { Ok(()) }
+        if *processes > 1 {
+            write!(f, " in each of {processes} processes")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -147,14 +241,26 @@ mod tests {
         for subject in <Subject as clap::ValueEnum>::value_variants() {
             let argument = clap::ValueEnum::to_possible_value(subject).unwrap();
             assert_eq!(argument.get_name(), subject.to_string());
-            assert_eq!(serde_json::to_string(subject).unwrap(), format!("\"{subject}\""));
+            assert_eq!(
+                serde_json::to_string(subject).unwrap(),
+                format!("\"{subject}\"")
+            );
         }
     }
 
     #[test]
     fn a_scenario_prints_as_it_is_written() {
-        for scenario in [Scenario::Uncontended, Scenario::Contended, Scenario::ContendedWithWriters] {
-            assert_eq!(serde_json::to_string(&scenario).unwrap(), format!("\"{scenario}\""));
+        for scenario in [
+            Scenario::Uncontended,
+            Scenario::Contended,
+            Scenario::ContendedWithWriters,
+            Scenario::ContendedWithHold,
+            Scenario::EqualShares,
+        ] {
+            assert_eq!(
+                serde_json::to_string(&scenario).unwrap(),
+                format!("\"{scenario}\"")
+            );
         }
     }
 }

@@ -2,7 +2,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows what is being measured: as a bar on a terminal, as lines elsewhere.
+/// Shows the current measurement: as a bar on a terminal, as lines elsewhere.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -12,11 +12,16 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(steps: usize) -> Self {
         let bar = ProgressBar::new(steps as u64);
-        let style = ProgressStyle::with_template("{elapsed_precise} [{bar:32}] {pos}/{len}, {eta} left  {wide_msg}");
+        let style = ProgressStyle::with_template(
+            "{elapsed_precise} [{bar:32}] {pos}/{len}, {eta} left  {wide_msg}",
+        );
         if let Ok(style) = style {
             bar.set_style(style.progress_chars("=> "));
         }
-        Self { bar, lines: !std::io::stderr().is_terminal() }
+        Self {
+            bar,
+            lines: !std::io::stderr().is_terminal(),
+        }
     }
 
     pub(crate) fn begin(&self, what: &str) {
@@ -29,7 +34,11 @@ impl Progress {
     pub(crate) fn end(&self, outcome: &str) {
         let what = self.bar.message();
         self.bar.inc(1);
-        let line = format!("[{}/{}] {what}: {outcome}", self.bar.position(), self.bar.length().unwrap_or_default());
+        let line = format!(
+            "[{}/{}] {what}: {outcome}",
+            self.bar.position(),
+            self.bar.length().unwrap_or_default()
+        );
         if self.lines {
             eprintln!("{line}");
         } else {

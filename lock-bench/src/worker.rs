@@ -4,7 +4,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -27,7 +27,7 @@ impl Commands {
         Self(BufReader::new(tokio::io::stdin()).lines())
     }
 
-    /// The next command, in words; `None` at the end, or when the benchmark is gone.
+    /// Waits for the next command, in words; `None` at the end, or when the benchmark is gone.
     pub(crate) async fn next(&mut self) -> Option<String> {
         self.0.next_line().await.ok().flatten()
     }
@@ -55,7 +55,7 @@ pub(crate) async fn serve<C: Client>(job: Job) -> Result<()> {
         match command.split_once(' ').unwrap_or((&command, "")) {
             ("start", _) => {
                 for contender in contenders.drain(..) {
-                    tasks.spawn(contend(contender, Arc::clone(&course), job.batch, job.share));
+                    tasks.spawn(contend(contender, Arc::clone(&course), job.clone()));
                 }
             }
             ("measure", seconds) => course.open(Duration::from_secs_f64(seconds.parse()?)),
@@ -75,22 +75,29 @@ pub(crate) async fn serve<C: Client>(job: Job) -> Result<()> {
 struct Course {
     window: OnceLock<(Instant, Instant)>,
     stop: AtomicBool,
-    /// Where those meet who have done their share.
+    /// Barrier at which the tasks meet that have done their share.
     round: Barrier,
-    /// What was decided there: all stop after the same round.
+    /// Decision made at the barrier: all stop after the same round.
     last_round: AtomicBool,
 }
 
 impl Course {
     fn new(tasks: usize) -> Self {
-        let (window, round) = (OnceLock::new(), Barrier::new(tasks));
-        Self { window, stop: AtomicBool::new(false), round, last_round: AtomicBool::new(false) }
+        let window = OnceLock::new();
+        let round = Barrier::new(tasks);
+        Self {
+            window,
+            stop: AtomicBool::new(false),
+            round,
+            last_round: AtomicBool::new(false),
+        }
     }
 
-    /// Waits until all have done their share; says whether to go on.
+    /// Waits until all have done their share; returns whether to go on.
     async fn next_round(&self) -> bool {
         if self.round.wait().await.is_leader() {
-            self.last_round.store(self.stop.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.last_round
+                .store(self.stop.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         self.round.wait().await;
         !self.last_round.load(Ordering::Relaxed)
@@ -102,70 +109,132 @@ impl Course {
     }
 
     fn counts(&self, at: Instant) -> bool {
-        self.window.get().is_some_and(|(start, end)| (*start..*end).contains(&at))
+        self.window
+            .get()
+            .is_some_and(|(start, end)| (*start..*end).contains(&at))
     }
 }
 
-async fn contend<C: Contender>(contender: C, course: Arc<Course>, batch: u64, share: u64) -> Tally {
-    let (mut tally, mut done) = (Tally { batch, ..Tally::default() }, 0_u64);
+async fn contend<C: Contender>(contender: C, course: Arc<Course>, job: Job) -> Tally {
+    let batch = job.batch;
+    let hold = Duration::from_micros(job.hold_us);
+    let notes_grants = job.hold_us > 0 || job.cycles > 0;
+    let mut tally = Tally {
+        batch,
+        ..Tally::default()
+    };
+    let mut done = 0_u64;
     loop {
-        let goes_on = match share {
+        let goes_on = match job.share {
+            0 if job.cycles > 0 => done < job.cycles,
             0 => !course.stop.load(Ordering::Relaxed),
-            share if done > 0 && done % share == 0 => course.next_round().await,
+            share if done > 0 && done.is_multiple_of(share) => course.next_round().await,
             _ => true,
         };
         if !goes_on {
             return tally;
         }
         done += 1;
-        let (start, mut held_for) = (Instant::now(), Duration::ZERO);
+        let start = Instant::now();
+        let mut held = Held::default();
         for _ in 0..batch {
-            if let Err(error) = cycle(&contender, batch == 1, &mut held_for).await {
+            if let Err(error) = cycle(&contender, batch == 1, hold, &mut held).await {
                 tally.errors += 1;
                 tally.first_error.get_or_insert_with(|| error.to_string());
-                // Does not spin where nothing can be locked.
+                // Avoids spinning where nothing can be locked.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
         let end = Instant::now();
         if batch > 1 {
-            // Locks that never wait would not let the other tasks run.
+            // Locks that never wait would otherwise not let the other tasks run.
             tokio::task::yield_now().await;
         }
-        if course.counts(end) {
+        if job.cycles > 0 || course.counts(end) {
             let each = (end - start) / u32::try_from(batch).unwrap_or(u32::MAX);
             tally.cycles_ns.push(nanos(each));
-            tally.waits_ns.push(nanos(each.saturating_sub(held_for)));
+            tally.waits_ns.push(nanos(each.saturating_sub(held.time)));
+            if notes_grants {
+                let start = end - held.time;
+                tally
+                    .grants_ns
+                    .push([unix_nanos(start), unix_nanos(start + held.until_release)]);
+            }
         }
     }
 }
 
-async fn cycle<C: Contender>(contender: &C, time_release: bool, releasing: &mut Duration) -> Result<()> {
+/// How long an acquisition lasted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    until_release: Duration,
+    /// To the end of its release.
+    time: Duration,
+}
+
+async fn cycle<C: Contender>(
+    contender: &C,
+    time_release: bool,
+    hold: Duration,
+    timed: &mut Held,
+) -> Result<()> {
     let held = contender.acquire().await?;
     if !time_release {
         return contender.release(held).await;
     }
     let acquired = Instant::now();
+    if !hold.is_zero() {
+        tokio::time::sleep(hold).await;
+    }
+    let until_release = acquired.elapsed();
     contender.release(held).await?;
-    *releasing = acquired.elapsed();
+    *timed = Held {
+        until_release,
+        time: acquired.elapsed(),
+    };
     Ok(())
 }
 
+/// An instant on the clock that all processes of a machine share.
+fn unix_nanos(at: Instant) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    nanos(now.saturating_sub(at.elapsed()))
+}
+
 async fn collect(tasks: &mut JoinSet<Tally>, batch: u64) -> Tally {
-    let mut sum = Tally { batch, ..Tally::default() };
+    let mut sum = Tally {
+        batch,
+        ..Tally::default()
+    };
     while let Some(tally) = tasks.join_next().await {
         match tally {
             Ok(tally) => sum.add(tally),
-            Err(error) => sum.add(Tally { errors: 1, first_error: Some(error.to_string()), ..Tally::default() }),
+            Err(error) => sum.add(Tally {
+                errors: 1,
+                first_error: Some(error.to_string()),
+                ..Tally::default()
+            }),
         }
     }
     sum
 }
 
 impl Tally {
+    pub(crate) fn sum(processes: &[Self]) -> Self {
+        let mut sum = Self {
+            batch: processes.first().map_or(1, |tally| tally.batch),
+            ..Self::default()
+        };
+        processes.iter().for_each(|tally| sum.add(tally.clone()));
+        sum
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.waits_ns.extend(other.waits_ns);
         self.cycles_ns.extend(other.cycles_ns);
+        self.grants_ns.extend(other.grants_ns);
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
     }

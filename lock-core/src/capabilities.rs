@@ -1,9 +1,10 @@
-use std::time::Duration;
+use std::{borrow::Cow, fmt, time::Duration};
 
-/// What a backend can do, as plain data, known without connecting.
+/// Capabilities of a backend, as plain data, known without connecting.
 ///
-/// The conformance suite runs the cases of every capability that a backend declares, and checks that asking for one that
-/// it lacks is a clear [`Unsupported`](crate::ErrorKind::Unsupported) error.
+/// The conformance suite runs the cases of every capability that a backend declares, and checks
+/// that a request for one that it lacks fails with a clear
+/// [`Unsupported`](crate::ErrorKind::Unsupported) error.
 ///
 /// ```
 /// use lock_core::{Capabilities, Consistency};
@@ -16,30 +17,37 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct Capabilities {
     /// The backend's name in errors and reports, usually its URL scheme.
-    pub backend: &'static str,
-    /// How far mutual exclusion can be relied on.
+    pub backend: Cow<'static, str>,
+    /// Extent to which mutual exclusion can be relied on.
     pub consistency: Consistency,
     /// Waiters are granted in the order in which they arrived at the store.
     pub fifo: bool,
-    /// Guards carry a fencing token, and what the tokens' growth survives; `None` if there are no tokens.
+    /// Events that the growth of fencing tokens survives; `None` if guards carry no tokens.
     pub fencing: Option<TokenDurability>,
-    /// Which TTLs can be asked for.
+    /// Range of TTLs that can be asked for.
     pub ttl: TtlRange,
     /// A release wakes a waiter without polling.
     pub push_wake_up: bool,
-    /// A guard whose entry is removed in the store is told within a fraction of the TTL, not at its next renewal.
+    /// A guard whose entry is removed in the store learns of it within a fraction of the TTL, not
+    /// at its next renewal.
     pub push_loss: bool,
-    /// [`inspect`](crate::DistributedLock::inspect) tells who holds a lock.
+    /// [`inspect`](crate::DistributedLock::inspect_named) tells who holds a lock.
     pub inspect: bool,
-    /// [`inspect`](crate::DistributedLock::inspect) tells how many wait.
+    /// [`inspect`](crate::DistributedLock::inspect_named) tells how many wait.
     pub queue_length: bool,
-    /// [`force_release`](crate::DistributedLock::force_release) works.
+    /// [`force_release`](crate::DistributedLock::force_release_named) works.
     pub force_release: bool,
+    /// [`watch`](crate::DistributedLock::watch_named) tells who holds a lock whenever that changes.
+    pub watch: bool,
+    /// [`list`](crate::DistributedLock::list) returns all locks that somebody holds.
+    pub list: bool,
+    /// [`raise_token`](crate::LockGuard::raise_token) works.
+    pub raise_token: bool,
     /// [`with_metadata`](crate::AcquireOptions::with_metadata) works.
     pub metadata: bool,
     /// [`Mode::Shared`](crate::Mode::Shared) works.
     pub shared_mode: bool,
-    /// When a holder dies, the next waiter has the lock within the TTL plus this.
+    /// Longest time, on top of the TTL, until the next waiter has the lock when a holder dies.
     pub crash_bound: Duration,
 }
 
@@ -48,9 +56,9 @@ impl Capabilities {
     ///
     /// The TTL ranges from 1 ms to 30 days in steps of 1 ms, and the crash bound is 2 s.
     #[must_use]
-    pub const fn new(backend: &'static str, consistency: Consistency) -> Self {
+    pub fn new(backend: impl Into<Cow<'static, str>>, consistency: Consistency) -> Self {
         Self {
-            backend,
+            backend: backend.into(),
             consistency,
             fifo: false,
             fencing: None,
@@ -64,6 +72,9 @@ impl Capabilities {
             inspect: false,
             queue_length: false,
             force_release: false,
+            watch: false,
+            list: false,
+            raise_token: false,
             metadata: false,
             shared_mode: false,
             crash_bound: Duration::from_secs(2),
@@ -71,7 +82,7 @@ impl Capabilities {
     }
 }
 
-/// How far mutual exclusion can be relied on.
+/// Extent to which mutual exclusion can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Consistency {
@@ -83,7 +94,27 @@ pub enum Consistency {
     ProcessLocal,
 }
 
-/// What the growth of fencing tokens survives.
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linearizable => "linearizable",
+            Self::BestEffort => "best-effort",
+            Self::ProcessLocal => "process-local",
+        })
+    }
+}
+
+impl fmt::Display for TokenDurability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::StoreData => "store-data",
+            Self::ServerClock => "server-clock",
+        })
+    }
+}
+
+/// Events that the growth of fencing tokens survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TokenDurability {
@@ -95,7 +126,7 @@ pub enum TokenDurability {
     ServerClock,
 }
 
-/// Which TTLs a backend takes.
+/// Range of TTLs that a backend accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TtlRange {
@@ -111,6 +142,10 @@ impl TtlRange {
     /// From `min` to `max` in steps of `granularity`.
     #[must_use]
     pub const fn new(min: Duration, max: Duration, granularity: Duration) -> Self {
-        Self { min, max, granularity }
+        Self {
+            min,
+            max,
+            granularity,
+        }
     }
 }

@@ -2,7 +2,7 @@ use std::{borrow::Cow, convert::Infallible, error::Error, fmt, ops::Deref, sync:
 
 use crate::LockName;
 
-/// What went wrong, in terms that callers can match on.
+/// Category of an error, for callers to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -10,17 +10,23 @@ pub enum ErrorKind {
     InvalidName,
     /// An option is out of range; the message says which and what the range is.
     InvalidOptions,
-    /// The connection URL, or a setting that it stands for, cannot be used.
+    /// The connection URL cannot be used.
     InvalidUrl,
+    /// A setting of a client, given otherwise than by a URL, cannot be used.
+    InvalidConfig,
     /// No connector is registered for the URL's scheme, or its Cargo feature is off.
     UnknownScheme,
     /// The backend does not offer what was asked for; see [`Capabilities`](crate::Capabilities).
     Unsupported,
-    /// The wait ended before the lock was free, while the store answered. Nothing is held, and what was queued is being removed.
+    /// The wait ended before the lock was free, although the store answered, except for at most a
+    /// [short silence](crate::AcquireOptions::with_timeout) at the end. Nothing is held, and the
+    /// queued entry is being removed.
     TimedOut,
     /// The guard's acquisition had ended before: expired, removed, or past its maximum hold.
     Lost,
-    /// The store cannot be reached, or cannot serve requests at the moment.
+    /// The store cannot be reached, or cannot serve requests at the moment. For a wait whose time
+    /// is up: the store did not answer [for a real share](crate::AcquireOptions::with_timeout) of
+    /// it.
     Unavailable,
     /// The store refused the credentials, or they do not allow this operation.
     PermissionDenied,
@@ -38,6 +44,7 @@ impl fmt::Display for ErrorKind {
             Self::InvalidName => "invalid name",
             Self::InvalidOptions => "invalid options",
             Self::InvalidUrl => "invalid URL",
+            Self::InvalidConfig => "invalid configuration",
             Self::UnknownScheme => "unknown scheme",
             Self::Unsupported => "unsupported",
             Self::TimedOut => "timed out",
@@ -51,38 +58,55 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Whether the same call may succeed if it is made again.
+/// Advice on whether the same call may succeed if it is made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryAdvice {
     /// Not without changing the call, the configuration or the store.
     Never,
-    /// At once: the cause was somebody else's hold, or has passed.
+    /// At once: somebody else held the lock.
     Now,
-    /// After a pause, with backoff: the store is in trouble.
+    /// After a pause, with backoff: the store has a problem, or the lock was lost and its new
+    /// holder is at work.
     Later,
 }
 
-/// What was being done when an error arose.
+/// Operation during which an error arose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
     /// Opening the connection.
     Connect,
-    /// [`DistributedLock::acquire_with`](crate::DistributedLock::acquire_with).
+    /// [`DistributedLock::acquire_named`](crate::DistributedLock::acquire_named).
     Acquire,
-    /// [`DistributedLock::try_acquire_with`](crate::DistributedLock::try_acquire_with).
+    /// [`DistributedLock::try_acquire_named`](crate::DistributedLock::try_acquire_named).
     TryAcquire,
     /// Extending the lease.
     Renew,
+    /// [`LockGuard::raise_token`](crate::LockGuard::raise_token).
+    RaiseToken,
     /// [`LockGuard::release`](crate::LockGuard::release).
     Release,
-    /// [`DistributedLock::inspect`](crate::DistributedLock::inspect).
+    /// [`DistributedLock::inspect_named`](crate::DistributedLock::inspect_named).
     Inspect,
-    /// [`DistributedLock::force_release`](crate::DistributedLock::force_release).
+    /// [`DistributedLock::watch_named`](crate::DistributedLock::watch_named).
+    Watch,
+    /// [`DistributedLock::list`](crate::DistributedLock::list).
+    List,
+    /// [`DistributedLock::force_release_named`](crate::DistributedLock::force_release_named).
     ForceRelease,
     /// [`DistributedLock::shutdown`](crate::DistributedLock::shutdown).
     Shutdown,
+}
+
+impl fmt::Display for RetryAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::Now => "now",
+            Self::Later => "later",
+        })
+    }
 }
 
 impl fmt::Display for Operation {
@@ -92,19 +116,23 @@ impl fmt::Display for Operation {
             Self::Acquire => "acquire",
             Self::TryAcquire => "try-acquire",
             Self::Renew => "renew",
+            Self::RaiseToken => "raise-token",
             Self::Release => "release",
             Self::Inspect => "inspect",
+            Self::Watch => "watch",
+            Self::List => "list",
             Self::ForceRelease => "force-release",
             Self::Shutdown => "shutdown",
         })
     }
 }
 
-/// The error of every operation: a [kind](LockError::kind), where it arose, what to do, and the cause.
+/// The error of every operation: a [kind](LockError::kind), where it arose, what to do, and the
+/// cause.
 ///
-/// `Display` is one line that ends with the causes, so that a log needs nothing else; they are also in
-/// [`Error::source`]. A reporter that prints the chain of sources as well shows them twice. No message and no `Debug`
-/// output holds a password, a token or a private key.
+/// `Display` is one line that ends with the causes, so that a log needs nothing else; they are also
+/// in [`Error::source`]. A reporter that prints the chain of sources as well shows them twice. No
+/// message and no `Debug` output holds a password, a token or a private key.
 ///
 /// ```
 /// use lock_core::{ErrorKind, LockError, Operation, RetryAdvice};
@@ -136,7 +164,7 @@ struct Details {
     source: Option<Cause>,
 }
 
-/// Shared, so that one failure can be told to several callers.
+/// Shared, so that one failure can be reported to several callers.
 #[derive(Clone, Debug)]
 struct Cause(Arc<dyn Error + Send + Sync>);
 
@@ -149,7 +177,8 @@ impl Deref for Cause {
 }
 
 impl LockError {
-    /// An error with a message that says what is wrong and, where the caller can mend it, what to do.
+    /// Creates an error with a message that says what is wrong and, where the caller can fix it,
+    /// what to do.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Details {
@@ -184,6 +213,20 @@ impl LockError {
         self
     }
 
+    /// Replaces one lock's name by another, here and in the causes, where they are about that lock:
+    /// for a layer that maps names.
+    #[must_use]
+    pub fn renamed(mut self, from: &LockName, to: &LockName) -> Self {
+        if self.0.name.as_ref() == Some(from) {
+            self.0.name = Some(to.clone());
+        }
+        let cause = self.0.source.as_deref();
+        if let Some(cause) = cause.and_then(|cause| cause.downcast_ref::<Self>()) {
+            self.0.source = Some(Cause(Arc::new(cause.clone().renamed(from, to))));
+        }
+        self
+    }
+
     /// Adds to the message.
     pub(crate) fn noting(mut self, more: &str) -> Self {
         self.0.message = format!("{}; {more}", self.0.message).into();
@@ -204,48 +247,66 @@ impl LockError {
         self
     }
 
-    /// What went wrong.
+    /// Calls a bad setting a bad URL, for a connector: all its settings come from the URL, or from
+    /// the environment that completes it.
+    #[must_use]
+    pub fn in_url(mut self) -> Self {
+        if self.0.kind == ErrorKind::InvalidConfig {
+            self.0.kind = ErrorKind::InvalidUrl;
+        }
+        self
+    }
+
+    /// Category of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What was being done.
+    /// Message that says what is wrong and, where the caller can fix it, what to do; without the
+    /// context and the causes that `Display` adds.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Operation that failed.
     #[must_use]
     pub fn operation(&self) -> Option<Operation> {
         self.0.operation
     }
 
-    /// Which backend reported it.
+    /// Backend that reported the error.
     #[must_use]
     pub fn backend(&self) -> Option<&str> {
         self.0.backend.as_deref()
     }
 
-    /// Which lock it was about.
+    /// Name of the lock that the error is about.
     #[must_use]
     pub fn name(&self) -> Option<&LockName> {
         self.0.name.as_ref()
     }
 
-    /// Whether the request may have taken effect although it failed.
+    /// Returns true if the request may have taken effect although it failed.
     ///
-    /// An indeterminate *acquire* is never held silently: its entry is removed in the background, or ends with its
-    /// lease.
+    /// An indeterminate *acquire* is never held silently: its entry is removed in the background,
+    /// or ends with its lease.
     #[must_use]
     pub fn is_indeterminate(&self) -> bool {
         self.0.indeterminate
     }
 
-    /// Whether the same call may succeed if it is made again.
+    /// Advice on whether the same call may succeed if it is made again.
     #[must_use]
     pub fn retry(&self) -> RetryAdvice {
         match self.0.kind {
-            ErrorKind::TimedOut | ErrorKind::Lost => RetryAdvice::Now,
-            ErrorKind::Unavailable | ErrorKind::Exhausted => RetryAdvice::Later,
+            ErrorKind::TimedOut => RetryAdvice::Now,
+            ErrorKind::Lost | ErrorKind::Unavailable | ErrorKind::Exhausted => RetryAdvice::Later,
             ErrorKind::InvalidName
             | ErrorKind::InvalidOptions
             | ErrorKind::InvalidUrl
+            | ErrorKind::InvalidConfig
             | ErrorKind::UnknownScheme
             | ErrorKind::Unsupported
             | ErrorKind::PermissionDenied
@@ -264,18 +325,33 @@ impl From<Infallible> for LockError {
 
 impl fmt::Display for Details {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, backend, name, kind, message, .. } = self;
+        let Self {
+            operation,
+            backend,
+            name,
+            kind,
+            message,
+            ..
+        } = self;
         let operation = operation.map(|operation| operation.to_string());
         let name = name.as_ref().map(|name| format!("`{name}`"));
         let backend = backend.as_ref().map(|backend| format!("on {backend}"));
         let context: Vec<_> = [operation, name, backend].into_iter().flatten().collect();
-        let mut text = if context.is_empty() { String::new() } else { format!("{}: ", context.join(" ")) };
+        let mut text = if context.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", context.join(" "))
+        };
         text += &format!("{kind}: {message}");
-        let (mut next, mut outer) = (self.source(), *kind);
+        let mut next = self.source();
+        let mut outer = *kind;
         while let Some(cause) = next {
-            // A cause often repeats its own cause, and an error of ours the kind of the one around it.
+            // A cause often repeats its own cause, and one of our errors the kind of the error
+            // around it.
             let added = match cause.downcast_ref::<LockError>() {
-                Some(inner) if std::mem::replace(&mut outer, inner.kind()) == inner.kind() => inner.0.message.to_string(),
+                Some(inner) if std::mem::replace(&mut outer, inner.kind()) == inner.kind() => {
+                    inner.0.message.to_string()
+                }
                 Some(inner) => format!("{}: {}", inner.0.kind, inner.0.message),
                 None => one_line(&cause.to_string()),
             };
@@ -289,12 +365,24 @@ impl fmt::Display for Details {
 }
 
 fn one_line(text: &str) -> String {
-    text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(char::is_control)
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl fmt::Debug for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details { kind, message, operation, backend, name, indeterminate, source } = &*self.0;
+        let Details {
+            kind,
+            message,
+            operation,
+            backend,
+            name,
+            indeterminate,
+            source,
+        } = &*self.0;
         f.debug_struct("LockError")
             .field("kind", kind)
             .field("message", message)
@@ -308,33 +396,4 @@ impl fmt::Debug for LockError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_innermost_context_wins() {
-        let inner: LockName = "inner".parse().unwrap();
-        let outer: LockName = "outer".parse().unwrap();
-        let error = LockError::new(ErrorKind::Lost, "gone").of(&inner).during(Operation::Renew).of(&outer).during(Operation::Acquire);
-        assert_eq!((error.name(), error.operation()), (Some(&inner), Some(Operation::Renew)));
-    }
-
-    #[test]
-    fn display_is_one_line_with_the_cause_which_is_the_source_too() {
-        let error = LockError::new(ErrorKind::Unavailable, "cannot reach 127.0.0.1:1").on("etcd").caused_by("connection\n refused");
-        assert_eq!(error.to_string(), "on etcd: unavailable: cannot reach 127.0.0.1:1: connection refused");
-        assert_eq!(error.source().unwrap().to_string(), "connection\n refused");
-        let error = LockError::new(ErrorKind::UnknownScheme, "use mem://").during(Operation::Connect);
-        assert_eq!(error.to_string(), "connect: unknown scheme: use mem://");
-    }
-
-    #[test]
-    fn no_cause_is_shown_twice() {
-        let refused = LockError::new(ErrorKind::Unavailable, "no connection").on("etcd").caused_by("refused");
-        let error = LockError::new(ErrorKind::Unavailable, "no answer within 2s").caused_by(refused);
-        assert_eq!(error.to_string(), "unavailable: no answer within 2s: no connection: refused");
-        let full = LockError::new(ErrorKind::Exhausted, "no space").caused_by("quota");
-        let error = LockError::new(ErrorKind::Unavailable, "no answer: quota").caused_by(full);
-        assert_eq!(error.to_string(), "unavailable: no answer: quota: resource exhausted: no space");
-    }
-}
+mod tests;

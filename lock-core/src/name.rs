@@ -1,12 +1,11 @@
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use crate::{ErrorKind, LockError};
-
-/// The name of a lock: 1 to [`LockName::MAX_LEN`] bytes of UTF-8 without control characters, compared byte by byte.
+/// The name of a lock: 1 to [`LockName::MAX_LEN`] bytes of UTF-8 without control characters,
+/// compared byte by byte.
 ///
-/// Case, slashes, braces, spaces and Unicode form all count: `a`, `A` and `a/b` are three locks. Control characters
-/// are refused because backends use them to keep their own entries apart from names, and because they garble logs.
-/// Cloning is cheap.
+/// Case, slashes, braces, spaces and Unicode form all count: `a`, `A` and `a/b` are three locks.
+/// Control characters are refused because backends use them to keep their own entries apart from
+/// names, and because they garble logs. Cloning is cheap.
 ///
 /// ```
 /// use lock_core::LockName;
@@ -17,48 +16,23 @@ use crate::{ErrorKind, LockError};
 /// # Ok::<(), lock_core::LockError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LockName(Arc<str>);
+pub struct LockName(pub(crate) Arc<str>);
 
 impl LockName {
     /// Longest name, in bytes: a thousand characters of any script fit.
     pub const MAX_LEN: usize = 4096;
 
-    /// Parses a name.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidName`] if the name is empty, longer than [`LockName::MAX_LEN`] bytes, or holds a control
-    /// character.
-    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, LockError> {
-        let name = name.into();
-        let invalid = |message: String| Err(LockError::new(ErrorKind::InvalidName, message));
-        if name.is_empty() {
-            return invalid("the name is empty; give the lock a name of at least one character".into());
-        }
-        if name.len() > Self::MAX_LEN {
-            let (shown, length, most) = (shown(&name), name.len(), Self::MAX_LEN);
-            return invalid(format!("the name {shown} has {length} bytes; at most {most} are allowed, hash longer ones"));
-        }
-        if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
-            let shown = shown(&name);
-            return invalid(format!("the name {shown} holds the control character {found:?} at byte {at}; remove or encode it"));
-        }
-        Ok(Self(name))
+    /// This name after a prefix: for a layer that maps names. The result may be longer than
+    /// [`MAX_LEN`](Self::MAX_LEN), by the prefix: every name is good for such a layer.
+    #[must_use]
+    pub fn after(&self, prefix: &Self) -> Self {
+        Self([prefix.as_str(), self.as_str()].concat().into())
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// A text of any kind, quoted and short.
-pub(crate) fn shown(text: &str) -> String {
-    const MOST: usize = 64;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
     }
 }
 
@@ -80,110 +54,8 @@ impl AsRef<str> for LockName {
     }
 }
 
-impl FromStr for LockName {
-    type Err = LockError;
-
-    fn from_str(name: &str) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<&str> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: &str) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<String> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: String) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<&String> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: &String) -> Result<Self, LockError> {
-        Self::new(name.as_str())
-    }
-}
-
-impl TryFrom<&&str> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: &&str) -> Result<Self, LockError> {
-        Self::new(*name)
-    }
-}
-
-impl TryFrom<Cow<'_, str>> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: Cow<'_, str>) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<Box<str>> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: Box<str>) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
-impl TryFrom<Arc<str>> for LockName {
-    type Error = LockError;
-
-    fn try_from(name: Arc<str>) -> Result<Self, LockError> {
-        Self::new(name)
-    }
-}
-
 impl From<&LockName> for LockName {
     fn from(name: &LockName) -> Self {
         name.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accepts_what_users_write() {
-        let long = "長".repeat(1000);
-        for name in ["a", "a/b", "/a/", "A", "{tag}x", "a}b", "na me", "\\", "🔒", "jmf://x?y=z", long.as_str()] {
-            assert_eq!(LockName::new(name).unwrap().as_str(), name);
-        }
-    }
-
-    #[test]
-    fn refuses_with_what_to_do() {
-        for (name, hint) in [("", "empty"), ("a\0b", "control"), ("a\nb", "control"), ("\u{1f}", "control"), ("\u{85}", "control")] {
-            let error = LockName::new(name).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidName);
-            assert!(error.to_string().contains(hint), "{error}");
-        }
-        let error = LockName::new("x".repeat(LockName::MAX_LEN + 1)).unwrap_err();
-        assert!(error.to_string().contains("4097 bytes") && error.to_string().contains("\"xxxx"), "{error}");
-        assert!(error.to_string().len() < 250, "{error}");
-        let error = LockName::new("orders\n42").unwrap_err();
-        assert!(error.to_string().contains(r#""orders\n42""#), "{error}");
-    }
-
-    #[test]
-    fn every_kind_of_text_is_taken() {
-        fn name<N: TryInto<LockName, Error: fmt::Debug>>(name: N) -> LockName {
-            name.try_into().unwrap()
-        }
-        let owned = name(String::from("a"));
-        for other in [name("a"), name(&"a"), name(&owned), name(Cow::from("a")), name(Box::<str>::from("a")), name(Arc::<str>::from("a"))] {
-            assert_eq!(other, owned);
-        }
     }
 }

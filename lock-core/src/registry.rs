@@ -4,14 +4,18 @@ use async_trait::async_trait;
 
 use crate::{Capabilities, DistributedLock, ErrorKind, LockError, LockUrl, Operation};
 
-/// Opens the locks behind a URL: what a backend registers under its schemes.
+/// Opens the locks behind a URL. A backend registers one under its schemes.
 #[async_trait]
 pub trait Connector: Debug + Send + Sync + 'static {
     /// The URL schemes that this connector opens, the main one first.
     fn schemes(&self) -> &'static [&'static str];
 
-    /// What the backend can do.
-    fn capabilities(&self) -> Capabilities;
+    /// Capabilities of the locks behind a URL. Does not connect.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidUrl`] for a URL that cannot be used.
+    fn capabilities(&self, url: &LockUrl) -> Result<Capabilities, LockError>;
 
     /// Connects, or fails within the backend's connect timeout.
     ///
@@ -22,7 +26,7 @@ pub trait Connector: Debug + Send + Sync + 'static {
     async fn connect(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError>;
 }
 
-/// Which connector opens which URL scheme: a value, so that an application can add its own backends.
+/// Connectors by URL scheme: a value, so that an application can add its own backends.
 ///
 /// ```
 /// use lock_core::{ErrorKind, Registry};
@@ -57,7 +61,7 @@ impl Registry {
         self
     }
 
-    /// Says what to do to have a scheme that is not there.
+    /// Sets the advice that an error gives for a scheme that is not there.
     #[must_use]
     pub fn with_hint(mut self, scheme: &'static str, hint: &'static str) -> Self {
         self.hints.insert(scheme, hint);
@@ -69,30 +73,66 @@ impl Registry {
         self.connectors.keys().copied()
     }
 
-    /// What the backend behind a scheme can do, without connecting; `None` if the scheme is not registered.
-    #[must_use]
-    pub fn capabilities(&self, scheme: &str) -> Option<Capabilities> {
-        self.connectors.get(scheme).map(|connector| connector.capabilities())
-    }
-
-    /// Opens the locks behind a URL.
+    /// Capabilities of the locks behind a URL. Does not connect.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidUrl`], [`ErrorKind::UnknownScheme`], and those of [`Connector::connect`].
+    /// [`ErrorKind::InvalidUrl`] and [`ErrorKind::UnknownScheme`].
+    pub fn capabilities(&self, url: &LockUrl) -> Result<Capabilities, LockError> {
+        let connector = self.connector(url)?;
+        connector
+            .capabilities(url)
+            .map_err(|error| error.during(Operation::Connect).on(connector.schemes()[0]))
+    }
+
+    /// Opens the locks behind a URL: [parses](LockUrl) and [opens](Self::open) it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidUrl`], [`ErrorKind::UnknownScheme`], and those of
+    /// [`Connector::connect`].
     pub async fn connect(&self, url: &str) -> Result<Arc<dyn DistributedLock>, LockError> {
-        let url = url.parse::<LockUrl>().map_err(|error| error.during(Operation::Connect))?;
-        let connector = self.connectors.get(url.scheme()).ok_or_else(|| self.unknown(url.scheme()))?;
-        let backend = connector.capabilities().backend;
-        connector.connect(&url).await.map_err(|error| error.during(Operation::Connect).on(backend))
+        self.open(
+            &url.parse()
+                .map_err(|error: LockError| error.during(Operation::Connect))?,
+        )
+        .await
+    }
+
+    /// Opens the locks behind a URL that was parsed before.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidUrl`], [`ErrorKind::UnknownScheme`], and those of
+    /// [`Connector::connect`].
+    pub async fn open(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError> {
+        let connector = self.connector(url)?;
+        connector
+            .connect(url)
+            .await
+            .map_err(|error| error.during(Operation::Connect).on(connector.schemes()[0]))
+    }
+
+    fn connector(&self, url: &LockUrl) -> Result<&dyn Connector, LockError> {
+        self.connectors
+            .get(url.scheme())
+            .map(|connector| &**connector)
+            .ok_or_else(|| self.unknown(url.scheme()))
     }
 
     fn unknown(&self, scheme: &str) -> LockError {
         let message = match self.hints.get(scheme) {
             Some(hint) => format!("the scheme `{scheme}` is not compiled in; {hint}"),
             None => {
-                let known: Vec<_> = self.schemes().chain(self.hints.keys().copied()).map(|scheme| format!("{scheme}://")).collect();
-                format!("no backend is registered for `{scheme}`; use one of {}", known.join(", "))
+                let known: Vec<_> = self
+                    .schemes()
+                    .chain(self.hints.keys().copied())
+                    .map(|scheme| format!("{scheme}://"))
+                    .collect();
+                format!(
+                    "no backend is registered for `{scheme}`; use one of {}",
+                    known.join(", ")
+                )
             }
         };
         LockError::new(ErrorKind::UnknownScheme, message).during(Operation::Connect)
@@ -110,6 +150,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::UnknownScheme);
         assert!(error.to_string().contains("etcd://"), "{error}");
         let error = registry.connect("etcd://h:1").await.unwrap_err();
-        assert!(error.to_string().contains("enable the Cargo feature"), "{error}");
+        assert!(
+            error.to_string().contains("enable the Cargo feature"),
+            "{error}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex whose data stays consistent at every step, so that a panic elsewhere does not spread.
+/// Locks a mutex whose data stays consistent at every step, so that a panic elsewhere does not
+/// spread.
 ///
 /// ```
 /// use lock_core::backend::locked;

@@ -6,9 +6,10 @@ use std::{
 
 /// A number that grows with every acquisition of a name.
 ///
-/// Send it along with every write to the protected resource, and let the resource refuse a number smaller than the
-/// largest it has seen: then a holder that was paused past its deadline cannot overwrite its successor's work. How
-/// long the growth is guaranteed is in [`Capabilities::fencing`](crate::Capabilities::fencing).
+/// Send it along with every write to the protected resource, and let the resource refuse a number
+/// smaller than the largest it has seen: then a holder that was paused past its deadline cannot
+/// overwrite its successor's work. [`Capabilities::fencing`](crate::Capabilities::fencing) says how
+/// long the growth is guaranteed.
 ///
 /// ```
 /// use lock_core::FencingToken;
@@ -44,7 +45,8 @@ impl fmt::Display for FencingToken {
 #[derive(Clone)]
 pub struct OwnerId(Id);
 
-/// A short id is kept in place: on the path of every acquisition of a fast backend an allocation counts.
+/// A short id is kept in place: on the path of every acquisition of a fast backend an allocation
+/// counts.
 #[derive(Clone)]
 enum Id {
     Short { length: u8, bytes: [u8; SHORT] },
@@ -64,15 +66,20 @@ impl OwnerId {
         }
         let mut bytes = [0; SHORT];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
-        Self(Id::Short { length: text.len() as u8, bytes })
+        Self(Id::Short {
+            length: text.len() as u8,
+            bytes,
+        })
     }
 
     /// 128 random bits as 32 hexadecimal digits, the form that redis-py and node-redlock write too.
     #[must_use]
     pub fn random() -> Self {
         let random = rand::random::<u128>();
-        // By hand: on the path of every acquisition, and several times as fast as `format!`.
-        let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]);
+        // By hand: this is on the path of every acquisition, and several times as fast as
+        // `format!`.
+        let digits: [u8; 32] =
+            std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]);
         Self::new(str::from_utf8(&digits).unwrap_or_default())
     }
 
@@ -81,7 +88,9 @@ impl OwnerId {
     pub fn as_str(&self) -> &str {
         match &self.0 {
             // It was text when it was copied.
-            Id::Short { length, bytes } => str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
+            Id::Short { length, bytes } => {
+                str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default()
+            }
             Id::Long(text) => text,
         }
     }
@@ -119,7 +128,15 @@ mod tests {
 
     #[test]
     fn an_id_is_its_text_however_long() {
-        for text in ["", "7", "0123456789abcdef", &"0".repeat(22), &"0".repeat(23), "長い名前です", &"x".repeat(300)] {
+        for text in [
+            "",
+            "7",
+            "0123456789abcdef",
+            &"0".repeat(22),
+            &"0".repeat(23),
+            "長い名前です",
+            &"x".repeat(300),
+        ] {
             let id = OwnerId::new(text);
             assert_eq!(id.as_str(), text);
             assert_eq!(id, id.clone());
@@ -127,6 +144,9 @@ mod tests {
         assert_ne!(OwnerId::new("a"), OwnerId::new("b"));
         let random = OwnerId::random();
         assert_ne!(random, OwnerId::random());
-        assert!(random.as_str().len() == 32 && u128::from_str_radix(random.as_str(), 16).is_ok(), "{random}");
+        assert!(
+            random.as_str().len() == 32 && u128::from_str_radix(random.as_str(), 16).is_ok(),
+            "{random}"
+        );
     }
 }

@@ -3,13 +3,15 @@ use std::{env, fmt, path::Path, str::FromStr, time::Duration};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::{ErrorKind, LockError};
+use crate::{ErrorKind, LockError, Secret, TlsPem};
 
-/// A connection URL: `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?key=value&...]`.
+/// A connection URL:
+/// `scheme://[user[:password]@]host[:port][,host[:port]...][/path][?key=value&...]`.
 ///
-/// Like an ordinary URL, but with any number of endpoints. User, password, path and parameters are percent-decoded; a `+`
-/// stays one. In a user or password write `/`, `?` and `#` as `%2F`, `%3F` and `%23`, in a path or parameter `@` and `#` as
-/// `%40` and `%23`, in a parameter also `&` as `%26`. Neither a password, nor what may be one, nor a parameter is ever printed.
+/// Like an ordinary URL, but with any number of endpoints. User, password, path and parameters are
+/// percent-decoded; a `+` stays one. In a user or password write `/`, `?` and `#` as `%2F`, `%3F`
+/// and `%23`, in a path or parameter `@` and `#` as `%40` and `%23`, in a parameter also `&` as
+/// `%26`. A password, anything that may be one, and the parameters are never printed.
 ///
 /// ```
 /// use lock_core::LockUrl;
@@ -33,24 +35,12 @@ pub struct LockUrl {
 
 /// One server of a [`LockUrl`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// Host name or address; an IPv6 address keeps its brackets.
     pub host: String,
     /// The port, if one was given.
     pub port: Option<u16>,
-}
-
-/// Text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-/// PEM files for TLS, read from disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate authority that signs the servers' certificates; the system's if absent.
-    pub ca: Option<String>,
-    /// The client's certificate and private key.
-    pub identity: Option<(String, Secret)>,
 }
 
 impl LockUrl {
@@ -75,7 +65,21 @@ impl LockUrl {
     /// A query parameter.
     #[must_use]
     pub fn param(&self, key: &str) -> Option<&str> {
-        self.params.iter().find(|(k, _)| k == key).map(|(_, value)| value.expose())
+        self.params
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.expose())
+    }
+
+    /// The same URL under another scheme and without some of its parameters: for a connector that
+    /// stands before another.
+    #[must_use]
+    pub fn rewritten(&self, scheme: &str, without: &[&str]) -> Self {
+        let mut url = self.clone();
+        scheme.clone_into(&mut url.scheme);
+        url.params
+            .retain(|(key, _)| !without.contains(&key.as_str()));
+        url
     }
 
     /// A query parameter that is a duration, such as `30s` or `1m 30s`.
@@ -85,8 +89,9 @@ impl LockUrl {
     /// [`ErrorKind::InvalidUrl`] if it is not one.
     pub fn duration(&self, key: &str) -> Result<Option<Duration>, LockError> {
         let parse = |text| {
-            humantime::parse_duration(text)
-                .map_err(|error| invalid(format!("`{key}` is not a duration such as 30s or 500ms")).caused_by(error))
+            humantime::parse_duration(text).map_err(|error| {
+                invalid(format!("`{key}` is not a duration such as 30s or 500ms")).caused_by(error)
+            })
         };
         self.param(key).map(parse).transpose()
     }
@@ -97,7 +102,10 @@ impl LockUrl {
     ///
     /// [`ErrorKind::InvalidUrl`] if it is neither.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, LockError> {
-        let parse = |text: &str| text.parse().map_err(|_| invalid(format!("`{key}` is true or false")));
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|_| invalid(format!("`{key}` is true or false")))
+        };
         self.param(key).map(parse).transpose()
     }
 
@@ -105,19 +113,30 @@ impl LockUrl {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidUrl`], naming the first unknown or repeated one and listing the known ones. What comes after a
-    /// password is not named: it may be the rest of it, after an `&` that should have been encoded.
+    /// [`ErrorKind::InvalidUrl`], naming the first unknown or repeated one and listing the known
+    /// ones. Text after a password is not named: it may be the rest of the password, after an `&`
+    /// that should have been encoded.
     pub fn check_params(&self, known: &[&str]) -> Result<(), LockError> {
         for (at, (key, _)) in self.params.iter().enumerate() {
             let earlier = &self.params[..at];
             if !known.contains(&key.as_str()) {
-                let after_secret = earlier.iter().any(|(key, _)| key.to_ascii_lowercase().contains("pass"));
+                let after_secret = earlier
+                    .iter()
+                    .any(|(key, _)| key.to_ascii_lowercase().contains("pass"));
                 let which = match after_secret {
                     true => format!("parameter {} (write an `&` in a password as %26)", at + 1),
                     false => format!("`{key}`"),
                 };
-                let hint = if key == "namespace" && known.contains(&"prefix") { "; the namespace is given as `prefix`" } else { "" };
-                return Err(invalid(format!("{which} is not a parameter of {}://{hint}; known are: {}", self.scheme, known.join(", "))));
+                let hint = if key == "namespace" && known.contains(&"prefix") {
+                    "; the namespace is given as `prefix`"
+                } else {
+                    ""
+                };
+                return Err(invalid(format!(
+                    "{which} is not a parameter of {}://{hint}; known are: {}",
+                    self.scheme,
+                    known.join(", ")
+                )));
             }
             if earlier.iter().any(|(earlier, _)| earlier == key) {
                 return Err(invalid(format!("the parameter `{key}` is given twice")));
@@ -126,40 +145,61 @@ impl LockUrl {
         Ok(())
     }
 
-    /// User and password: from the URL, else from the environment as `<PREFIX>_USERNAME` and `<PREFIX>_PASSWORD`. A
-    /// password may come without a user.
+    /// User and password: from the URL, else from the environment as `<PREFIX>_USERNAME` and
+    /// `<PREFIX>_PASSWORD`. A password may come without a user.
     #[must_use]
     pub fn credentials(&self, env_prefix: &str) -> (Option<String>, Option<Secret>) {
-        let username = self.username.clone().or_else(|| from_env(env_prefix, "USERNAME"));
-        let password = self.password.clone().or_else(|| from_env(env_prefix, "PASSWORD").map(Secret));
+        let username = self
+            .username
+            .clone()
+            .or_else(|| from_env(env_prefix, "USERNAME"));
+        let password = self
+            .password
+            .clone()
+            .or_else(|| from_env(env_prefix, "PASSWORD").map(Secret::new));
         (username, password)
     }
 
-    /// The files named by the parameters `ca`, `cert` and `key`, else by `<PREFIX>_CA`, `<PREFIX>_CERT` and
-    /// `<PREFIX>_KEY` in the environment.
+    /// Contents of the files that are named by the parameters `ca`, `cert` and `key`, else by
+    /// `<PREFIX>_CA`, `<PREFIX>_CERT` and `<PREFIX>_KEY` in the environment.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidUrl`] if a file cannot be read, or a certificate comes without its key or the other way round.
-    pub fn tls_files(&self, env_prefix: &str) -> Result<TlsFiles, LockError> {
+    /// [`ErrorKind::InvalidUrl`] if a file cannot be read, or a certificate comes without its key
+    /// or the other way round.
+    pub fn tls_pem(&self, env_prefix: &str) -> Result<TlsPem, LockError> {
         let read = |key: &str, variable: &str| {
-            let path = self.param(key).map(str::to_owned).or_else(|| from_env(env_prefix, variable));
+            let path = self
+                .param(key)
+                .map(str::to_owned)
+                .or_else(|| from_env(env_prefix, variable));
             path.map(|path| read_pem(key, path.as_ref())).transpose()
         };
         let ca = read("ca", "CA")?;
         let identity = match (read("cert", "CERT")?, read("key", "KEY")?) {
-            (Some(cert), Some(key)) => Some((cert, Secret(key))),
+            (Some(cert), Some(key)) => Some((cert, Secret::new(key))),
             (None, None) => None,
-            (Some(_), None) => return Err(invalid("a client certificate needs its private key; add `key=FILE`")),
-            (None, Some(_)) => return Err(invalid("a private key needs its client certificate; add `cert=FILE`")),
+            (Some(_), None) => {
+                return Err(invalid(
+                    "a client certificate needs its private key; add `key=FILE`",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(invalid(
+                    "a private key needs its client certificate; add `cert=FILE`",
+                ));
+            }
         };
-        Ok(TlsFiles { ca, identity })
+        let mut pem = TlsPem::new();
+        pem.ca = ca;
+        pem.identity = identity;
+        Ok(pem)
     }
 }
 
 impl fmt::Debug for LockUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What stands alone before the `@` is often meant as a password.
+        // A single word before the `@` is often meant as a password.
         let username = self.password.as_ref().and(self.username.as_ref());
         f.debug_struct("LockUrl")
             .field("scheme", &self.scheme)
@@ -171,12 +211,19 @@ impl fmt::Debug for LockUrl {
 }
 
 fn from_env(prefix: &str, name: &str) -> Option<String> {
-    env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
+    env::var(format!("{prefix}_{name}"))
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 fn read_pem(key: &str, path: &Path) -> Result<String, LockError> {
-    std::fs::read_to_string(path)
-        .map_err(|error| invalid(format!("cannot read the PEM file of `{key}`, {}", path.display())).caused_by(error))
+    std::fs::read_to_string(path).map_err(|error| {
+        invalid(format!(
+            "cannot read the PEM file of `{key}`, {}",
+            path.display()
+        ))
+        .caused_by(error)
+    })
 }
 
 fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> LockError {
@@ -186,12 +233,18 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> LockError {
 impl FromStr for LockUrl {
     type Err = LockError;
 
-    // No message shows a part of the text: an unencoded character of a password can put the rest of it anywhere.
+    // No message shows a part of the text: an unencoded character of a password can put the rest of
+    // it anywhere.
     fn from_str(text: &str) -> Result<Self, LockError> {
         const SHAPE: &str = "write it as scheme://host:port[,host:port...][/path][?key=value]";
-        let (scheme, rest) = text.trim().split_once("://").ok_or_else(|| invalid(format!("the URL has no `://`; {SHAPE}")))?;
+        let (scheme, rest) = text
+            .trim()
+            .split_once("://")
+            .ok_or_else(|| invalid(format!("the URL has no `://`; {SHAPE}")))?;
         if !is_scheme(scheme) {
-            return Err(invalid(format!("what is before `://` is not a scheme; {SHAPE}")));
+            return Err(invalid(format!(
+                "what is before `://` is not a scheme; {SHAPE}"
+            )));
         }
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if tail.contains('@') {
@@ -200,7 +253,9 @@ impl FromStr for LockUrl {
             ));
         }
         if tail.contains('#') {
-            return Err(invalid("the URL has a fragment; write a `#` in a password, path or parameter as %23"));
+            return Err(invalid(
+                "the URL has a fragment; write a `#` in a password, path or parameter as %23",
+            ));
         }
         let (userinfo, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
@@ -209,17 +264,23 @@ impl FromStr for LockUrl {
         Ok(Self {
             scheme: scheme.to_ascii_lowercase(),
             username: given(decode(username)?),
-            password: given(decode(password)?).map(Secret),
+            password: given(decode(password)?).map(Secret::new),
             endpoints: endpoints(hosts)?,
             path: decode(path.trim_start_matches('/'))?,
-            params: query.split('&').filter(|param| !param.is_empty()).map(parameter).collect::<Result<_, _>>()?,
+            params: query
+                .split('&')
+                .filter(|param| !param.is_empty())
+                .map(parameter)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
 
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 fn endpoints(hosts: &str) -> Result<Vec<Endpoint>, LockError> {
@@ -227,32 +288,50 @@ fn endpoints(hosts: &str) -> Result<Vec<Endpoint>, LockError> {
         return Ok(Vec::new());
     }
     let endpoint = |(at, host): (usize, &str)| {
-        let wrong = || invalid(format!("endpoint {} is not host:port; encode a comma in a password as %2C", at + 1));
+        let wrong = || {
+            invalid(format!(
+                "endpoint {} is not host:port; encode a comma in a password as %2C",
+                at + 1
+            ))
+        };
         if host.contains(|c: char| c == '\\' || c.is_whitespace() || c.is_control()) {
             return Err(wrong());
         }
-        // The scheme stands for one that nobody gives a meaning to.
-        let url = Url::parse(&format!("lock://{host}")).map_err(|error| wrong().caused_by(error))?;
-        Endpoint::of(&url).ok_or_else(|| invalid("an endpoint is empty; write host:port between the commas"))
+        // A placeholder scheme, to which no parser gives a meaning.
+        let url =
+            Url::parse(&format!("lock://{host}")).map_err(|error| wrong().caused_by(error))?;
+        Endpoint::of(&url)
+            .ok_or_else(|| invalid("an endpoint is empty; write host:port between the commas"))
     };
     hosts.split(',').enumerate().map(endpoint).collect()
 }
 
-/// A plus is a plus: only forms make spaces of it.
+/// Decodes a parameter. A plus stays a plus: only forms make it a space.
 fn parameter(text: &str) -> Result<(String, Secret), LockError> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    Ok((decode(key)?, Secret(decode(value)?)))
+    Ok((decode(key)?, Secret::new(decode(value)?)))
 }
 
 fn decode(text: &str) -> Result<String, LockError> {
-    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| invalid("the URL holds percent-encoded bytes that are not UTF-8"))?;
+    let decoded = percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_| invalid("the URL holds percent-encoded bytes that are not UTF-8"))?;
     Ok(decoded.into_owned())
 }
 
 impl Endpoint {
     fn of(url: &Url) -> Option<Self> {
         let host = url.host_str().filter(|host| !host.is_empty())?;
-        Some(Self { host: host.to_owned(), port: url.port() })
+        Some(Self::new(host, url.port()))
+    }
+
+    /// A host and, if it is not the default, its port.
+    #[must_use]
+    pub fn new(host: impl Into<String>, port: Option<u16>) -> Self {
+        Self {
+            host: host.into(),
+            port,
+        }
     }
 
     /// `host:port`, with the default port where none was given.
@@ -262,134 +341,5 @@ impl Endpoint {
     }
 }
 
-impl Secret {
-    /// Hides a text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for the call that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<secret>")
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn parse(text: &str) -> LockUrl {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn endpoints_user_path_and_params() {
-        let url = parse("etcd://us%40er:p%2Cw%23@h1:1,[::1]:2,h3/a%20b/c?ttl=1m&ca=/x");
-        let authorities: Vec<_> = url.endpoints().iter().map(|endpoint| endpoint.authority(2379)).collect();
-        assert_eq!(authorities, ["h1:1", "[::1]:2", "h3:2379"]);
-        let (username, password) = url.credentials("LOCK_TEST_UNSET");
-        assert_eq!((username.as_deref(), password.as_ref().map(Secret::expose)), (Some("us@er"), Some("p,w#")));
-        assert_eq!((url.path(), url.param("ca")), ("a b/c", Some("/x")));
-        assert_eq!(url.duration("ttl").unwrap(), Some(Duration::from_secs(60)));
-        assert!(parse("mem://").endpoints().is_empty());
-    }
-
-    #[test]
-    fn what_cannot_be_used_says_why_without_the_password() {
-        for text in [
-            "",
-            "etcd",
-            "etcd:h",
-            "://h",
-            "etcd://h:port",
-            "etcd://a:s3cret@h:99999",
-            "etcd://a:s3cret@h,,h",
-            "etcd://u:s3cret#x@h",
-            "1x://h",
-            "etcd://u:s3cret@h1:1,h2:x",
-            "etcd://u:12,s3cret:x/y@h",
-            "redis://app:12?s3cret@h",
-            "redis://app:12/s3cret@h",
-            "redis://app@x:12?s3cret@h",
-        ] {
-            let error = text.parse::<LockUrl>().expect_err(text);
-            assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{text}");
-            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn a_plus_is_a_plus() {
-        let url = parse("redis://u+:p+w@h/a+b?sentinel_password=a+b%20c&ca=/x+y");
-        let (username, password) = url.credentials("LOCK_TEST_UNSET");
-        assert_eq!((username.as_deref(), password.as_ref().map(Secret::expose)), (Some("u+"), Some("p+w")));
-        assert_eq!((url.path(), url.param("sentinel_password"), url.param("ca")), ("a+b", Some("a+b c"), Some("/x+y")));
-    }
-
-    proptest! {
-        /// Reserved characters that are not encoded put parts of a secret anywhere.
-        #[test]
-        fn no_part_of_a_secret_is_shown(
-            secret in r"[:/?#@,&=+%!; \\\[\]]{0,3}s3cret[0-9:/?#@,&=+%!; \\\[\]]{0,4}s3cret",
-            before in "[a-z]{0,3}(:[0-9]{0,5})?[:/?#@,&=]{0,2}",
-            place in 0..4,
-            scheme in prop::sample::select(vec!["redis", "etcd", "http", "mem"]),
-        ) {
-            let text = match place {
-                0 => format!("{scheme}://{before}{secret}@h1:1,h2/0?ttl=5s"),
-                1 => format!("{scheme}://{before}:{secret}@h1"),
-                2 => format!("{scheme}://h1/0?sentinel_password={before}{secret}"),
-                _ => format!("{scheme}://{before}{secret}@"),
-            };
-            let shown = match text.parse::<LockUrl>() {
-                Err(error) => vec![error],
-                Ok(url) => {
-                    prop_assert!(!format!("{url:?}").contains("s3cret") || url.username.is_some() && url.password.is_some(), "{url:?}");
-                    let checked = [url.check_params(&["ttl", "sentinel_password"]), url.duration("ttl").map(drop)];
-                    checked.into_iter().filter_map(Result::err).collect()
-                }
-            };
-            for error in &shown {
-                let mut next: Option<&dyn std::error::Error> = Some(error);
-                while let Some(cause) = next {
-                    prop_assert!(!format!("{cause} {cause:?}").contains("s3cret"), "{text}: {cause:?}");
-                    next = cause.source();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn unknown_and_repeated_parameters_are_refused() {
-        let known = ["ttl", "ca"];
-        assert!(parse("etcd://h?ttl=1s").check_params(&known).is_ok());
-        let error = parse("etcd://h?tll=1s").check_params(&known).unwrap_err();
-        assert!(error.to_string().contains("`tll`") && error.to_string().contains("ttl, ca"), "{error}");
-        let error = parse("redis://h?namespace=x").check_params(&["prefix"]).unwrap_err();
-        assert!(error.to_string().contains("given as `prefix`"), "{error}");
-        let error = parse("redis://h?password=a&s3cret").check_params(&["password"]).unwrap_err();
-        assert!(error.to_string().contains("%26") && !error.to_string().contains("s3cret"), "{error}");
-        assert!(parse("etcd://h?ttl=1s&ttl=2s").check_params(&known).is_err());
-        assert!(parse("etcd://h?ttl=soon").duration("ttl").is_err());
-    }
-
-    #[test]
-    fn certificate_and_key_belong_together() {
-        let dir = env::temp_dir();
-        let missing = format!("etcd://h?ca={}/no-such-file.pem", dir.display());
-        let error = parse(&missing).tls_files("LOCK_TEST_UNSET").unwrap_err();
-        assert!(error.to_string().contains("no-such-file.pem"), "{error}");
-        let this = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        let error = parse(&format!("etcd://h?cert={this}")).tls_files("LOCK_TEST_UNSET").unwrap_err();
-        assert!(error.to_string().contains("key=FILE"), "{error}");
-    }
-}
+mod tests;

@@ -1,114 +1,122 @@
-use std::sync::{
-    Arc, Mutex, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use etcd_client::{PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, TxnOp};
 use lock_core::{
-    ErrorKind, FencingToken, LockError, LockGuard, LossReason, Terms,
-    backend::{Entry, Grant, LossTrigger, locked},
+    LockName,
+    backend::{Leftover, Pauses, Removal},
 };
 
-use crate::{claim::Claim, note::Note, own_entry::OwnEntry, session::Sessions, watch::Watch};
+use crate::{
+    BACKEND,
+    error::Failure,
+    key::Prefix,
+    session::Session,
+    transport::batch::{self, Merging},
+};
 
-/// The store's side of one guard.
-#[derive(Debug)]
-pub(crate) struct Held {
-    entry: Arc<OwnEntry>,
-    token: FencingToken,
-    metadata: Option<String>,
-    released: AtomicBool,
-    trigger: OnceLock<LossTrigger>,
-    /// The watch for the entry's deletion, once the lock has been held for a moment.
-    watch: Mutex<Option<Watch>>,
+/// The entry of one acquisition in the store, of a waiter or of a holder.
+pub(crate) struct StoreEntry {
+    pub(crate) session: Arc<Session>,
+    pub(crate) name: LockName,
+    pub(crate) prefix: Prefix,
+    pub(crate) key: String,
+    pub(crate) number: u64,
+    /// The create revision.
+    pub(crate) created: i64,
+    /// An attempt without an answer may make the entry again after it has been removed.
+    pub(crate) indeterminate: bool,
+    /// The entry is gone, and its key has been given up.
+    pub(crate) given_up: AtomicBool,
 }
 
-/// Makes a guard of an entry that was seen to own the lock at a revision; `None` if its session has ended meanwhile.
-pub(crate) async fn hold(claim: Claim, owned_at: i64, terms: &Terms) -> Result<Option<LockGuard>, LockError> {
-    let (lease, keep) = if Sessions::needs_own(terms) {
-        match claim.entry.session.hold(terms).await {
-            Ok((lease, keep)) => (lease, Some(keep)),
-            Err(error) if error.kind() == ErrorKind::Lost => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    } else {
-        (Arc::clone(claim.entry.session.lease()), None)
-    };
-    // A hold that has reached its maximum already is the caller's: another attempt would end in the same way.
-    if lease.deadline().is_err_and(|reason| reason != LossReason::MaxHold) {
-        return Ok(None);
-    }
-    let token = FencingToken::new(owned_at.unsigned_abs());
-    let core = Arc::clone(&claim.entry.core);
-    let (name, owner) = (claim.entry.name.clone(), claim.entry.prefix.owner(&claim.entry.key, claim.entry.created));
-    let held = Arc::new(Held {
-        entry: claim.keep(),
-        token,
-        metadata: terms.metadata.clone(),
-        released: AtomicBool::new(false),
-        trigger: OnceLock::new(),
-        watch: Mutex::new(None),
-    });
-    let guard = core.holds.grant(Grant { name, owner, token: Some(token), lease, keep, entry: Arc::clone(&held) as _ });
-    let _ = held.trigger.set(LossTrigger::of(&guard));
-    if !held.entry.session.is_current() {
-        // The store has gone back, and whoever ended the guards may not have seen this one.
-        held.lost();
-    }
-    core.monitor.granted(&held);
-    Ok(Some(guard))
-}
-
-impl Held {
-    pub(crate) fn key(&self) -> &str {
-        &self.entry.key
+impl StoreEntry {
+    /// Compares the entry under this key with the one that was made, rather than a later one.
+    pub(crate) fn is_unchanged(&self) -> Compare {
+        Compare::create_revision(self.key.as_str(), CompareOp::Equal, self.created)
     }
 
-    pub(crate) fn created(&self) -> i64 {
-        self.entry.created
+    /// Removes the entry; tells whether it existed.
+    pub(crate) async fn remove(&self) -> Result<bool, Failure> {
+        let request = batch::Request {
+            when: self.is_unchanged(),
+            then: vec![TxnOp::delete(self.key.as_str(), None)],
+            otherwise: Vec::new(),
+            merging: Merging::Any,
+            contended: self.session.numbers().are_contended(&self.name),
+        };
+        let answered = self.session.cluster().merged_txn(&request).await?;
+        self.free_key();
+        // If it is missing after an attempt without an answer, that attempt has deleted it.
+        Ok(answered.answer.succeeded || answered.indeterminate)
     }
 
-    pub(crate) fn is_released(&self) -> bool {
-        self.released.load(Ordering::Acquire)
-    }
-
-    /// The entry was read not to be in the store any more. Its removal makes sure of that, before the key is used again.
-    pub(crate) fn lost(&self) {
-        if let Some(trigger) = self.trigger.get() {
-            trigger.lose(LossReason::Removed);
+    /// Removes the entry, trying until it is gone or its lease has ended.
+    async fn remove_eventually(&self) {
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+        while let Err(failure) = self.remove().await {
+            if !self.session.is_alive() {
+                return;
+            }
+            if !failure.transient {
+                return self.abandon();
+            }
+            tokio::time::sleep(pauses.pause()).await;
         }
     }
 
-    pub(crate) fn watched_by(&self, watch: Option<Watch>) {
-        *locked(&self.watch) = watch;
+    /// Makes an entry whose removal was refused an orphan. The refusal may end, and a user who may
+    /// only write may not compare, but may delete.
+    pub(crate) fn abandon(&self) {
+        // The key is nobody else's from now on.
+        if !self.given_up.swap(true, Ordering::Relaxed) {
+            self.session.remove_orphan(&self.key);
+        }
     }
 
-    /// Writes down the token and the time of an acquisition that had to wait: its entry could not know them.
-    pub(crate) fn annotation(&self) -> Option<Txn> {
-        let waited = self.token.as_u64() != self.entry.created.unsigned_abs();
-        waited.then(|| {
-            let note = Note::holding(self.token, self.metadata.clone()).encode();
-            let put = TxnOp::put(self.key(), note, Some(PutOptions::new().with_ignore_lease()));
-            Txn::new().when([self.entry.is_mine()]).and_then([put])
-        })
+    /// Lets the key of an entry that is gone be used again, unless a request under way may make the
+    /// entry once more.
+    pub(crate) fn free_key(&self) {
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if self.indeterminate {
+            self.session.remove_orphan(&self.key);
+        } else {
+            self.session.numbers().free(&self.name, self.number);
+        }
     }
 }
 
 #[async_trait]
-impl Entry for Held {
-    async fn release(&self) -> Result<bool, LockError> {
-        self.released.store(true, Ordering::Release);
-        self.watched_by(None);
-        self.entry.remove().await.map_err(|failure| {
-            if !failure.transient {
-                self.entry.left_behind();
-            }
-            failure.error
-        })
+impl Removal for StoreEntry {
+    async fn remove(&self) {
+        self.remove_eventually().await;
     }
 
-    fn release_now(&self) -> Option<bool> {
-        self.entry.session.is_revoked().then_some(true)
+    fn left(&self) -> Leftover {
+        Leftover {
+            what: format!("`{}` on {BACKEND}, waited for", self.name),
+            ends_in: self.session.lease().remaining(),
+        }
     }
 }
+
+impl fmt::Debug for StoreEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreEntry")
+            .field("key", &self.key)
+            .field("created", &self.created)
+            .finish_non_exhaustive()
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -2,8 +2,14 @@
 
 use std::process::ExitCode;
 
+use lock_conformance::{Badge, Level, Suite};
+
 mod support;
 
 fn main() -> ExitCode {
-    conformance_tests::Suite::new("etcd", support::start).with_capabilities(lock_etcd::capabilities()).run()
+    Suite::new("etcd", support::start)
+        .with_capabilities(lock_etcd::capabilities())
+        .claims(Level::RestartSafe)
+        .claims(Badge::Clean)
+        .run()
 }

@@ -1,5 +1,10 @@
-//! The leader changes, by an operator's act or by a failure: calls go on as soon as there is one again.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+//! The leader changes, by an operator's act or by a failure: calls go on as soon as there is one
+//! again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{
     sync::{
@@ -9,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, EtcdCluster, EtcdOptions};
+use lock_conformance::servers::{self, EtcdCluster, EtcdOptions};
 use lock_core::{DistributedLockExt, LockError};
 use lock_etcd::EtcdLock;
 use tokio::task::JoinSet;
@@ -25,7 +30,8 @@ const MOVES: usize = 10;
 /// A client that takes an election for silence waits for 2 s.
 const STALL: Duration = Duration::from_millis(1200);
 
-/// Tasks of one client that contend for a few locks, so that its transactions go together, and the longest of their calls.
+/// Tasks of one client that contend for a few locks, so that its transactions go together, and the
+/// longest of their calls.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -35,15 +41,28 @@ struct Load {
 
 impl Load {
     fn start(locks: &EtcdLock) -> Self {
-        let (stop, done, longest) = (Arc::default(), Arc::default(), Arc::default());
-        let mut load = Self { stop, done, longest, tasks: JoinSet::new() };
+        let stop = Arc::default();
+        let done = Arc::default();
+        let longest = Arc::default();
+        let mut load = Self {
+            stop,
+            done,
+            longest,
+            tasks: JoinSet::new(),
+        };
         for task in 0..16 {
-            let (locks, stop) = (locks.clone(), Arc::clone(&load.stop));
-            let (done, longest) = (Arc::clone(&load.done), Arc::clone(&load.longest));
+            let locks = locks.clone();
+            let stop = Arc::clone(&load.stop);
+            let done = Arc::clone(&load.done);
+            let longest = Arc::clone(&load.longest);
             load.tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
-                    locks.acquire(format!("lock-{}", task % 8)).await?.release().await?;
+                    locks
+                        .acquire(format!("lock-{}", task % 8))
+                        .await?
+                        .release()
+                        .await?;
                     let mut longest = longest.lock().unwrap();
                     *longest = longest.max(start.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +76,10 @@ impl Load {
     /// Waits until every task has got on.
     async fn gets_on(&self) {
         let goal = self.done.load(Ordering::Relaxed) + 500;
-        until("the load gets on", || async { self.done.load(Ordering::Relaxed) >= goal }).await;
+        until("the load gets on", || async {
+            self.done.load(Ordering::Relaxed) >= goal
+        })
+        .await;
     }
 
     /// The longest call since the last time.
@@ -75,7 +97,14 @@ impl Load {
 
 async fn move_leader(cluster: &EtcdCluster, to: usize) {
     let from = cluster.leader().await.unwrap();
-    let id = operator(cluster, to).await.status().await.unwrap().header().unwrap().member_id();
+    let id = operator(cluster, to)
+        .await
+        .status()
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .member_id();
     operator(cluster, from).await.move_leader(id).await.unwrap();
     cluster.leader_other_than(from).await.unwrap();
 }
@@ -88,7 +117,11 @@ async fn calls_go_on_soon_after_the_leader_was_moved() {
     load.gets_on().await;
     load.longest();
     let mut longest = Vec::new();
-    for to in (0..3).cycle().skip(cluster.leader().await.unwrap() + 1).take(MOVES) {
+    for to in (0..3)
+        .cycle()
+        .skip(cluster.leader().await.unwrap() + 1)
+        .take(MOVES)
+    {
         move_leader(&cluster, to).await;
         load.gets_on().await;
         longest.push(load.longest());

@@ -1,9 +1,13 @@
-//! What operators and the server itself do to the store while locks are held and waited for.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+//! Changes by operators and by the server itself while locks are held and waited for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
-use conformance_tests::servers::{self, EtcdOptions, Server, Trouble};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions};
-use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
+use lock_conformance::servers::{self, EtcdOptions, Server, Trouble};
+use lock_core::{DistributedLockExt, ErrorKind, GuardState, LossReason, RetryAdvice};
 
 mod common;
 use common::{Operator, Waiter, behind, client, name, own, promptly, until, works};
@@ -11,8 +15,11 @@ use common::{Operator, Waiter, behind, client, name, own, promptly, until, works
 #[tokio::test]
 async fn a_revoked_session_is_lost_at_once_and_the_next_one_works() {
     let server = or_skip!(own());
-    let (locks, other, operator) = (client(&server).await, client(&server).await, Operator::of(&server).await);
-    let (guard, unrelated) = (locks.acquire("a").await.unwrap(), locks.acquire("b").await.unwrap());
+    let locks = client(&server).await;
+    let other = client(&server).await;
+    let operator = Operator::of(&server).await;
+    let guard = locks.acquire("a").await.unwrap();
+    let unrelated = locks.acquire("b").await.unwrap();
     let waiter = Waiter::start(&other, "a");
     operator.until_entries("a", 2).await;
     let session = operator.entries("a").await[0].lease;
@@ -32,7 +39,9 @@ async fn a_revoked_session_is_lost_at_once_and_the_next_one_works() {
 #[tokio::test]
 async fn waiters_of_a_revoked_session_queue_again_with_a_new_one() {
     let server = or_skip!(own());
-    let (locks, holder, operator) = (client(&server).await, client(&server).await, Operator::of(&server).await);
+    let locks = client(&server).await;
+    let holder = client(&server).await;
+    let operator = Operator::of(&server).await;
     let guard = holder.acquire("a").await.unwrap();
     let waiters: Vec<_> = (0..3).map(|_| Waiter::start(&locks, "a")).collect();
     operator.until_entries("a", 4).await;
@@ -40,11 +49,18 @@ async fn waiters_of_a_revoked_session_queue_again_with_a_new_one() {
     operator.revoke(session).await;
     operator.until_entries("a", 4).await;
     let entries = operator.entries("a").await;
-    assert!(entries[1..].iter().all(|entry| entry.lease != session && entry.lease == entries[1].lease), "{entries:?}");
+    assert!(
+        entries[1..]
+            .iter()
+            .all(|entry| entry.lease != session && entry.lease == entries[1].lease),
+        "{entries:?}"
+    );
     assert_eq!(guard.state(), GuardState::Held);
     guard.release().await.unwrap();
     // In whatever order they came back.
-    let served = waiters.into_iter().map(|waiter| async { waiter.granted().await.release().await.unwrap() });
+    let served = waiters
+        .into_iter()
+        .map(|waiter| async { waiter.granted().await.release().await.unwrap() });
     futures_util::future::join_all(served).await;
     assert!(operator.entries("a").await.is_empty());
     assert_eq!(operator.leases().await, 2, "one for each client");
@@ -53,15 +69,25 @@ async fn waiters_of_a_revoked_session_queue_again_with_a_new_one() {
 #[tokio::test]
 async fn a_deleted_waiter_queues_again_behind_the_others() {
     let server = or_skip!(own());
-    let (locks, holder, operator) = (client(&server).await, client(&server).await, Operator::of(&server).await);
+    let locks = client(&server).await;
+    let holder = client(&server).await;
+    let operator = Operator::of(&server).await;
     let guard = holder.acquire("a").await.unwrap();
-    let (deleted, other) = (Waiter::start(&locks, "a"), client(&server).await);
+    let deleted = Waiter::start(&locks, "a");
+    let other = client(&server).await;
     operator.until_entries("a", 2).await;
     let old = operator.entries("a").await.remove(1);
     let next = Waiter::start(&other, "a");
     operator.until_entries("a", 3).await;
     operator.delete(&old.key).await;
-    until("a new entry", || async { operator.entries("a").await.last().is_some_and(|entry| entry.created > old.created + 1) }).await;
+    until("a new entry", || async {
+        operator
+            .entries("a")
+            .await
+            .last()
+            .is_some_and(|entry| entry.created > old.created + 1)
+    })
+    .await;
     operator.until_entries("a", 3).await;
     guard.release().await.unwrap();
     let guard = next.granted().await;
@@ -74,7 +100,9 @@ async fn a_deleted_waiter_queues_again_behind_the_others() {
 #[tokio::test]
 async fn compaction_and_defragmentation_disturb_neither_holder_nor_waiter() {
     let server = or_skip!(own());
-    let (locks, holder, operator) = (client(&server).await, client(&server).await, Operator::of(&server).await);
+    let locks = client(&server).await;
+    let holder = client(&server).await;
+    let operator = Operator::of(&server).await;
     for _ in 0..3 {
         let guard = holder.acquire("a").await.unwrap();
         let waiter = Waiter::start(&locks, "a");
@@ -91,7 +119,8 @@ async fn compaction_and_defragmentation_disturb_neither_holder_nor_waiter() {
 #[tokio::test]
 async fn compaction_while_a_stream_is_broken_strands_nobody() {
     let server = or_skip!(own());
-    let ((proxy, locks), holder) = (behind(&server).await, client(&server).await);
+    let (proxy, locks) = behind(&server).await;
+    let holder = client(&server).await;
     let operator = Operator::of(&server).await;
     let guard = holder.acquire("a").await.unwrap();
     let waiter = Waiter::start(&locks, "a");
@@ -99,27 +128,45 @@ async fn compaction_while_a_stream_is_broken_strands_nobody() {
     operator.until_entries("a", 2).await;
     proxy.set(Trouble::Refuse);
     guard.release().await.unwrap();
-    // What the client saw last is forgotten.
+    // The client has forgotten the revision that it saw last.
     operator.put("other", vec![]).await.unwrap();
     compact(&operator).await;
     proxy.set(Trouble::None);
     waiter.granted().await.release().await.unwrap();
     assert_eq!(kept.state(), GuardState::Held);
     let info = locks.inspect(&name("kept")).await.unwrap().unwrap();
-    assert_eq!(info.owner, *kept.owner());
+    assert_eq!(info.holder().owner, *kept.owner());
     kept.release().await.unwrap();
 }
 
 /// Forgets all history.
 async fn compact(operator: &Operator) {
-    let now = operator.0.kv_client().get("any", None).await.unwrap().header().unwrap().revision();
-    operator.0.kv_client().compact(now, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    let now = operator
+        .0
+        .kv_client()
+        .get("any", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
+    operator
+        .0
+        .kv_client()
+        .compact(now, Some(CompactionOptions::new().with_physical()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_full_store_refuses_acquires_and_allows_releases() {
-    let server: Server = or_skip!(servers::etcd(EtcdOptions::new().own().with_argument("--quota-backend-bytes=1048576")));
-    let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+    let server: Server = or_skip!(servers::etcd(
+        EtcdOptions::new()
+            .own()
+            .with_argument("--quota-backend-bytes=1048576")
+    ));
+    let locks = client(&server).await;
+    let operator = Operator::of(&server).await;
     works(&locks).await;
     let baseline = locks.residue();
     let guard = locks.acquire("held").await.unwrap();
@@ -128,9 +175,16 @@ async fn a_full_store_refuses_acquires_and_allows_releases() {
     fill(&operator).await;
     for _ in 0..3 {
         let error = locks.acquire("a").await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Exhausted, RetryAdvice::Later), "{error}");
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Exhausted, RetryAdvice::Later),
+            "{error}"
+        );
         assert!(error.to_string().contains("space"), "{error}");
-        assert_eq!(locks.try_acquire("a").await.unwrap_err().kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            locks.try_acquire("a").await.unwrap_err().kind(),
+            ErrorKind::Exhausted
+        );
     }
     // A taken lock is taken all the same.
     assert!(locks.inspect(&name("held")).await.unwrap().is_some());
@@ -142,11 +196,17 @@ async fn a_full_store_refuses_acquires_and_allows_releases() {
     works(&locks).await;
 }
 
-/// Acquires that arrive just as the store gets full: whether one took effect cannot be told from its error.
+/// Acquires that arrive just as the store gets full: whether one took effect cannot be told from
+/// its error.
 #[tokio::test]
 async fn a_store_that_gets_full_meanwhile_keeps_nothing() {
-    let server: Server = or_skip!(servers::etcd(EtcdOptions::new().own().with_argument("--quota-backend-bytes=1048576")));
-    let (locks, operator) = (client(&server).await, Operator::of(&server).await);
+    let server: Server = or_skip!(servers::etcd(
+        EtcdOptions::new()
+            .own()
+            .with_argument("--quota-backend-bytes=1048576")
+    ));
+    let locks = client(&server).await;
+    let operator = Operator::of(&server).await;
     let acquires: Vec<_> = (0..64)
         .map(|number| {
             let locks = locks.clone();
@@ -165,15 +225,27 @@ async fn a_store_that_gets_full_meanwhile_keeps_nothing() {
         let error = promptly("the end of the acquires", acquire).await.unwrap();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
     }
-    until("nothing left", || async { operator.below("edge/").await.is_empty() }).await;
+    until("nothing left", || async {
+        operator.below("edge/").await.is_empty()
+    })
+    .await;
 }
 
 async fn fill(operator: &Operator) {
     let mut number = 0;
-    while operator.put(&format!("ballast/{number}"), vec![0; 32 * 1024]).await.is_ok() {
+    while operator
+        .put(&format!("ballast/{number}"), vec![0; 32 * 1024])
+        .await
+        .is_ok()
+    {
         number += 1;
     }
-    let alarms = operator.0.maintenance_client().alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
+    let alarms = operator
+        .0
+        .maintenance_client()
+        .alarm(AlarmAction::Get, AlarmType::Nospace, None)
+        .await
+        .unwrap();
     assert_eq!(alarms.alarms().len(), 1);
 }
 
@@ -184,9 +256,17 @@ async fn make_room(operator: &Operator) {
     compact(operator).await;
     operator.0.maintenance_client().defragment().await.unwrap();
     let mut maintenance = operator.0.maintenance_client();
-    for alarm in maintenance.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap().alarms() {
+    for alarm in maintenance
+        .alarm(AlarmAction::Get, AlarmType::Nospace, None)
+        .await
+        .unwrap()
+        .alarms()
+    {
         let mut options = AlarmOptions::new();
         options.with_member(alarm.member_id());
-        maintenance.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await.unwrap();
+        maintenance
+            .alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options))
+            .await
+            .unwrap();
     }
 }

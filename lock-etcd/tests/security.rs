@@ -1,5 +1,9 @@
 //! TLS, client certificates, users and roles, on servers that really demand them.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{
     env,
@@ -10,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, Certificates, EtcdOptions, Server, Skip};
-use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LockError, Registry, Secret, TlsFiles};
+use lock_conformance::servers::{self, Certificates, EtcdOptions, Server, Skip};
+use lock_core::{DistributedLock, DistributedLockExt, ErrorKind, LockError, Registry, TlsPem};
 use lock_etcd::{EtcdConnector, EtcdLock, EtcdLockBuilder};
 use tokio::process::Command;
 
@@ -20,23 +24,37 @@ use common::{own, promptly, works};
 
 const PASSWORD: &str = "pw-s3cret-7";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// What a loaded machine adds.
+/// Time that a loaded machine adds.
 const MARGIN: Duration = Duration::from_secs(3);
 
 /// A server with authentication, TLS, and a demand for client certificates, in turn.
 fn server(certificates: &Certificates, mutual: bool, password: bool) -> Result<Server, Skip> {
     let options = EtcdOptions::new().own();
-    let options = if mutual { options.with_mutual_tls(certificates) } else { options.with_tls(certificates) };
-    servers::etcd(if password { options.with_root_password(PASSWORD) } else { options })
+    let options = if mutual {
+        options.with_mutual_tls(certificates)
+    } else {
+        options.with_tls(certificates)
+    };
+    servers::etcd(if password {
+        options.with_root_password(PASSWORD)
+    } else {
+        options
+    })
 }
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-fn files(certificates: &Certificates, with_identity: bool) -> TlsFiles {
-    let identity = || (read(&certificates.client_cert()), Secret::new(read(&certificates.client_key())));
-    TlsFiles { ca: Some(read(&certificates.ca())), identity: with_identity.then(identity) }
+fn files(certificates: &Certificates, with_identity: bool) -> TlsPem {
+    let pem = TlsPem::new().with_ca(read(&certificates.ca()));
+    match with_identity {
+        true => pem.with_identity(
+            read(&certificates.client_cert()),
+            read(&certificates.client_key()),
+        ),
+        false => pem,
+    }
 }
 
 fn builder(server: &Server) -> EtcdLockBuilder {
@@ -47,10 +65,22 @@ fn builder(server: &Server) -> EtcdLockBuilder {
 async fn by_builder() {
     let certificates = Certificates::new().unwrap();
     let tls = or_skip!(server(&certificates, false, false));
-    works(&builder(&tls).with_tls(files(&certificates, false)).connect().await.unwrap()).await;
+    works(
+        &builder(&tls)
+            .with_tls(files(&certificates, false))
+            .connect()
+            .await
+            .unwrap(),
+    )
+    .await;
     // Certificate, user and password together: the user counts.
     let all = or_skip!(server(&certificates, true, true));
-    let locks = builder(&all).with_tls(files(&certificates, true)).with_user("root", PASSWORD).connect().await.unwrap();
+    let locks = builder(&all)
+        .with_tls(files(&certificates, true))
+        .with_credentials("root", PASSWORD)
+        .connect()
+        .await
+        .unwrap();
     works(&locks).await;
     assert!(!format!("{locks:?}").contains(PASSWORD));
 }
@@ -58,14 +88,21 @@ async fn by_builder() {
 #[tokio::test]
 async fn by_url() {
     let certificates = Certificates::new().unwrap();
-    let (tls, all) = (or_skip!(server(&certificates, false, false)), or_skip!(server(&certificates, true, true)));
-    let (ca, cert, key) = (certificates.ca(), certificates.client_cert(), certificates.client_key());
-    let (ca, cert, key) = (ca.display(), cert.display(), key.display());
+    let tls = or_skip!(server(&certificates, false, false));
+    let all = or_skip!(server(&certificates, true, true));
+    let ca = certificates.ca();
+    let cert = certificates.client_cert();
+    let key = certificates.client_key();
+    let ca = ca.display();
+    let cert = cert.display();
+    let key = key.display();
     let registry = Registry::new().with(EtcdConnector);
     for url in [
-        format!("etcd://{}?ca={ca}", tls.endpoint()),
         format!("etcds://{}/namespace?ca={ca}&ttl=1m", tls.endpoint()),
-        format!("etcds://root:{PASSWORD}@{}?ca={ca}&cert={cert}&key={key}", all.endpoint()),
+        format!(
+            "etcds://root:{PASSWORD}@{}?ca={ca}&cert={cert}&key={key}",
+            all.endpoint()
+        ),
     ] {
         let locks = registry.connect(&url).await.unwrap();
         locks.acquire("a").await.unwrap().release().await.unwrap();
@@ -73,7 +110,10 @@ async fn by_url() {
     }
     // The system's authorities did not sign the server's certificate.
     let url = format!("etcds://{}?connect_timeout=1s", tls.endpoint());
-    assert_eq!(registry.connect(&url).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        registry.connect(&url).await.unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
 }
 
 /// In the environment of the child below.
@@ -82,7 +122,11 @@ const URL: &str = "LOCK_ETCD_TEST_CHILD_URL";
 #[tokio::test]
 async fn by_environment() {
     if let Ok(url) = env::var(URL) {
-        let locks = Registry::new().with(EtcdConnector).connect(&url).await.unwrap();
+        let locks = Registry::new()
+            .with(EtcdConnector)
+            .connect(&url)
+            .await
+            .unwrap();
         return locks.acquire("a").await.unwrap().release().await.unwrap();
     }
     let certificates = Certificates::new().unwrap();
@@ -90,57 +134,112 @@ async fn by_environment() {
     let child = |password: &str| {
         // An environment is the whole process's: this test again, in one of its own.
         let mut child = Command::new(env::current_exe().unwrap());
-        child.args(["by_environment", "--exact"]).env(URL, format!("etcd://{}?connect_timeout=3s", server.endpoint()));
-        child.env("LOCK_ETCD_USERNAME", "root").env("LOCK_ETCD_PASSWORD", password);
-        child.env("LOCK_ETCD_CA", certificates.ca()).env("LOCK_ETCD_CERT", certificates.client_cert());
+        child.args(["by_environment", "--exact"]).env(
+            URL,
+            format!("etcds://{}?connect_timeout=3s", server.endpoint()),
+        );
+        child
+            .env("LOCK_ETCD_USERNAME", "root")
+            .env("LOCK_ETCD_PASSWORD", password);
+        child
+            .env("LOCK_ETCD_CA", certificates.ca())
+            .env("LOCK_ETCD_CERT", certificates.client_cert());
         child.env("LOCK_ETCD_KEY", certificates.client_key());
         child.stdin(Stdio::null()).kill_on_drop(true).output()
     };
     let output = promptly("the child", child(PASSWORD)).await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     let output = promptly("the child", child("pw-wr0ng")).await.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(!output.status.success() && said.contains("PermissionDenied") && !said.contains("pw-wr0ng"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("PermissionDenied") && !said.contains("pw-wr0ng"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn tls_that_does_not_fit_is_a_clear_error_in_time() {
-    let (ours, theirs) = (Certificates::new().unwrap(), Certificates::new().unwrap());
-    let (tls, mutual, plain) = (or_skip!(server(&ours, false, false)), or_skip!(server(&ours, true, false)), or_skip!(own()));
+    let ours = Certificates::new().unwrap();
+    let theirs = Certificates::new().unwrap();
+    let tls = or_skip!(server(&ours, false, false));
+    let mutual = or_skip!(server(&ours, true, false));
+    let plain = or_skip!(own());
     for (what, builder) in [
-        ("another authority", builder(&tls).with_tls(files(&theirs, false))),
-        ("no client certificate", builder(&mutual).with_tls(files(&ours, false))),
+        (
+            "another authority",
+            builder(&tls).with_tls(files(&theirs, false)),
+        ),
+        (
+            "no client certificate",
+            builder(&mutual).with_tls(files(&ours, false)),
+        ),
         ("another authority's client certificate", {
-            let identity = files(&theirs, true).identity;
-            builder(&mutual).with_tls(TlsFiles { ca: files(&ours, false).ca, identity })
+            let mut pem = files(&theirs, true);
+            pem.ca = files(&ours, false).ca;
+            builder(&mutual).with_tls(pem)
         }),
-        ("a plain server", builder(&plain).with_tls(files(&ours, false))),
+        (
+            "a plain server",
+            builder(&plain).with_tls(files(&ours, false)),
+        ),
         ("a server with TLS", builder(&tls)),
     ] {
         let error = fails_in_time(builder).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
-        assert!(error.to_string().contains("TLS") && error.to_string().contains("127.0.0.1:"), "{what}: {error}");
+        assert!(
+            error.to_string().contains("TLS") && error.to_string().contains("127.0.0.1:"),
+            "{what}: {error}"
+        );
         assert!(error.source().is_some(), "{what}: {error:?}");
     }
     let error = fails_in_time(builder(&tls).with_tls(files(&theirs, false))).await;
     assert!(chain(&error).contains("certificate"), "{}", chain(&error));
-    works(&builder(&mutual).with_tls(files(&ours, true)).connect().await.unwrap()).await;
+    works(
+        &builder(&mutual)
+            .with_tls(files(&ours, true))
+            .connect()
+            .await
+            .unwrap(),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn credentials_that_do_not_fit_are_refused_in_time() {
-    let (server, open) = (or_skip!(servers::etcd(EtcdOptions::new().own().with_root_password(PASSWORD))), or_skip!(own()));
+    let server = or_skip!(servers::etcd(
+        EtcdOptions::new().own().with_root_password(PASSWORD)
+    ));
+    let open = or_skip!(own());
     for (what, builder, says) in [
-        ("a wrong password", builder(&server).with_user("root", "pw-wr0ng"), "check user and password"),
-        ("an unknown user", builder(&server).with_user("nobody", "pw-wr0ng"), "check user and password"),
+        (
+            "a wrong password",
+            builder(&server).with_credentials("root", "pw-wr0ng"),
+            "check user and password",
+        ),
+        (
+            "an unknown user",
+            builder(&server).with_credentials("nobody", "pw-wr0ng"),
+            "check user and password",
+        ),
         ("no user", builder(&server), "user"),
-        ("a server without authentication", builder(&open).with_user("root", "pw-wr0ng"), "leave the user out"),
+        (
+            "a server without authentication",
+            builder(&open).with_credentials("root", "pw-wr0ng"),
+            "leave the user out",
+        ),
     ] {
         assert!(!format!("{builder:?}").contains("pw-wr0ng"));
         let error = fails_in_time(builder).await;
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
         let text = chain(&error);
-        assert!(text.contains(says) && !text.contains("pw-wr0ng"), "{what}: {text}");
+        assert!(
+            text.contains(says) && !text.contains("pw-wr0ng"),
+            "{what}: {text}"
+        );
     }
 }
 
@@ -148,19 +247,27 @@ async fn credentials_that_do_not_fit_are_refused_in_time() {
 async fn files_that_hold_no_certificate_are_refused() {
     let server = or_skip!(own());
     for tls in [
-        TlsFiles { ca: Some("no certificate".to_owned()), identity: None },
-        TlsFiles { ca: None, identity: Some(("no certificate".to_owned(), Secret::new("no-k3y"))) },
+        TlsPem::new().with_ca("no certificate"),
+        TlsPem::new().with_identity("no certificate", "no-k3y"),
     ] {
         let error = fails_in_time(builder(&server).with_tls(tls)).await;
-        assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
         assert!(!chain(&error).contains("no-k3y"), "{}", chain(&error));
     }
 }
 
 async fn fails_in_time(builder: EtcdLockBuilder) -> LockError {
     let start = Instant::now();
-    let error = builder.with_connect_timeout(CONNECT_TIMEOUT).connect().await.unwrap_err();
-    assert!(start.elapsed() < CONNECT_TIMEOUT + MARGIN, "{:?}: {error}", start.elapsed());
+    let error = builder
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(
+        start.elapsed() < CONNECT_TIMEOUT + MARGIN,
+        "{:?}: {error}",
+        start.elapsed()
+    );
     error
 }
 

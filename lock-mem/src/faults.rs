@@ -9,10 +9,10 @@ use std::{
 use lock_core::{ErrorKind, LockError, backend::locked};
 use tokio::sync::watch;
 
-/// What stands between a store and its clients: nothing, or the trouble that a test asked for.
+/// Faults between a store and its clients: none, or those that a test asked for.
 #[derive(Debug)]
 pub(crate) struct Faults {
-    /// Whether anything but "nothing" is set, for the fast path.
+    /// True if any fault is set, for the fast path.
     active: AtomicBool,
     frozen: watch::Sender<bool>,
     rest: Mutex<Rest>,
@@ -20,13 +20,13 @@ pub(crate) struct Faults {
 
 #[derive(Debug)]
 struct Rest {
-    /// How many requests fail, and how.
+    /// Number of requests that fail, and the kind of their error.
     failures: (u32, ErrorKind),
-    /// How late every reply is.
+    /// Delay of every reply.
     delay: Duration,
 }
 
-/// How long a client waits for the answer to a request that has no bound of its own.
+/// Time that a client waits for the answer to a request that has no bound of its own.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Faults {
@@ -34,7 +34,10 @@ impl Faults {
         Self {
             active: AtomicBool::new(false),
             frozen: watch::Sender::new(false),
-            rest: Mutex::new(Rest { failures: (0, ErrorKind::Unavailable), delay: Duration::ZERO }),
+            rest: Mutex::new(Rest {
+                failures: (0, ErrorKind::Unavailable),
+                delay: Duration::ZERO,
+            }),
         }
     }
 
@@ -67,13 +70,18 @@ impl Faults {
         }
         // The sender lives as long as `self`.
         let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
-        self.change(|Rest { failures: (left, kind), .. }| match left.checked_sub(1) {
-            None => Ok(()),
-            Some(rest) => {
-                *left = rest;
-                Err(LockError::new(*kind, "failed on request of the test"))
-            }
-        })
+        self.change(
+            |Rest {
+                 failures: (left, kind),
+                 ..
+             }| match left.checked_sub(1) {
+                None => Ok(()),
+                Some(rest) => {
+                    *left = rest;
+                    Err(LockError::new(*kind, "failed on request of the test"))
+                }
+            },
+        )
     }
 
     /// Lets a reply pass, late if that was asked for.

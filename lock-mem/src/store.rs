@@ -1,7 +1,7 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
+    hash::{BuildHasher, BuildHasherDefault},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -15,19 +15,21 @@ use lock_core::{
 };
 
 use crate::{
-    MemLock,
+    entry::MemEntry,
     faults::Faults,
+    key::{Key, Prehashed},
     queue::{Place, Queue},
-    ticket::Ticket,
+    watches::{Watch, Watches},
 };
 
-/// The store that clients share: what a server is to the other backends, and the hooks that put it into trouble.
+/// The store that clients share, as they share a server with the other backends, and the hooks that
+/// inject faults.
 ///
 /// Clones are the same store. Its state goes when the last clone, client and guard are dropped.
 ///
 /// # Faults
 ///
-/// For tests of what an application does when its lock is lost or its store in trouble:
+/// For tests of what an application does when its lock is lost or its store fails:
 ///
 /// ```
 /// use lock_core::{DistributedLockExt, ErrorKind, GuardState, LossReason};
@@ -56,54 +58,26 @@ use crate::{
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct MemStore(Arc<Shared>);
+pub struct MemStore(pub(crate) Arc<Shared>);
 
-struct Shared {
+pub(crate) struct Shared {
     faults: Faults,
-    /// The last number given out: one counter for all names, so that a name can be forgotten and its tokens still grow.
+    /// Watches of who holds a name, which are rare.
+    watches: Arc<Watches>,
+    /// The last number given out: one counter for all names, so that a name can be forgotten and
+    /// its tokens still grow.
     last: AtomicU64,
     hasher: RandomState,
     shards: [Mutex<Names>; SHARDS],
 }
 
-type Names = HashMap<Key, Line, BuildHasherDefault<AsIs>>;
-
-/// A name with its hash: it is hashed once for an acquisition, however often the store is asked.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Key {
-    hash: u64,
-    pub(crate) name: LockName,
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// Takes the hash that a key has.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key writes its hash");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
+type Names = HashMap<Key, NameQueue, BuildHasherDefault<Prehashed>>;
 
 /// One name's queue.
-pub(crate) type Line = Queue<Arc<Ticket>>;
+pub(crate) type NameQueue = Queue<Arc<MemEntry>>;
 
-/// Whom a change of a queue concerns.
-pub(crate) type Wake = Vec<Arc<Ticket>>;
+/// Entries that a change of a queue concerns.
+pub(crate) type Wake = Vec<Arc<MemEntry>>;
 
 /// Few enough to look at all of them, enough that threads rarely meet.
 const SHARDS: usize = 32;
@@ -116,91 +90,111 @@ impl MemStore {
     #[must_use]
     pub fn new() -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self(Arc::new(Shared { faults: Faults::new(), last: AtomicU64::new(0), hasher: RandomState::new(), shards }))
+        Self(Arc::new(Shared {
+            faults: Faults::new(),
+            watches: Arc::default(),
+            last: AtomicU64::new(0),
+            hasher: RandomState::new(),
+            shards,
+        }))
     }
 
-    /// The store that everybody in this process gets under this name, as with the URL `mem://name`. It stays for as
-    /// long as the process does.
+    /// The store that everybody in this process gets under this name, as with the URL `mem://name`.
+    /// It stays for as long as the process does.
     #[must_use]
     pub fn named(name: &str) -> Self {
         static STORES: Mutex<Option<HashMap<String, MemStore>>> = Mutex::new(None);
         let mut stores = locked(&STORES);
-        stores.get_or_insert_default().entry(name.to_owned()).or_default().clone()
+        stores
+            .get_or_insert_default()
+            .entry(name.to_owned())
+            .or_default()
+            .clone()
     }
 
-    /// A new client with default settings, independent of the others as if from another process.
-    #[must_use]
-    pub fn client(&self) -> MemLock {
-        MemLock::on(self.clone())
-    }
-
-    /// Stops answering, without failing anything: what is asked waits for [`thaw`](Self::thaw), renewals get no answer,
-    /// and guards are lost at their deadlines. As a server that is stopped, or behind a broken network.
+    /// Stops answering, without failing anything: requests wait for [`thaw`](Self::thaw), renewals
+    /// get no answer, and guards are lost at their deadlines. Like a server that is stopped, or
+    /// behind a broken network.
     pub fn freeze(&self) {
         self.0.faults.set_frozen(true);
-        // Whoever was answered before has let go of its shard.
+        // Every request that was answered before has let go of its shard.
         self.0.shards.iter().for_each(|shard| drop(locked(shard)));
     }
 
-    /// Answers again. What has expired meanwhile is gone.
+    /// Answers again. Leases that have expired meanwhile are gone.
     pub fn thaw(&self) {
         self.0.faults.set_frozen(false);
     }
 
-    /// Fails the next `requests` requests of any client with an error of this kind, before they take effect: acquire,
-    /// renewal, release, inspection. Renewals and releases are retried, and after
-    /// [`Unavailable`](ErrorKind::Unavailable) also acquires that wait, as with any store. Replaces what was set before.
+    /// Fails the next `requests` requests of any client with an error of this kind, before they
+    /// take effect: acquire, renewal, release, inspection. Renewals and releases are retried, and
+    /// after [`Unavailable`](ErrorKind::Unavailable) also acquires that wait, as with any store.
+    /// Replaces what was set before.
     pub fn fail_next(&self, requests: u32, kind: ErrorKind) {
         self.0.faults.set_failures(requests, kind);
     }
 
-    /// Makes every reply late by this much, while requests take effect at once; zero ends it. Deadlines count from the
-    /// requests, so that guards have that much less time.
+    /// Makes every reply late by this much, while requests take effect at once; zero ends it.
+    /// Deadlines count from the requests, so that guards have that much less time.
     pub fn delay_replies(&self, by: Duration) {
         self.0.faults.set_delay(by);
     }
 
-    /// Ends the holder's lease as if its TTL had run out, and tells the guard; the next waiter is granted. Says whether
-    /// there was a holder. Works on a frozen store.
+    /// Ends the holder's lease as if its TTL had run out, and tells the guard; the next waiter is
+    /// granted. Says whether there was a holder. Works on a frozen store.
     pub fn expire(&self, name: impl AsRef<str>) -> bool {
         self.take_away(name.as_ref(), LossReason::Expired)
     }
 
-    /// Removes the holder's entry, as an operator would behind its back, and tells the guard; the next waiter is
-    /// granted. Says whether there was a holder. Works on a frozen store.
+    /// Removes the holder's entry, as an operator would behind its back, and tells the guard; the
+    /// next waiter is granted. Says whether there was a holder. Works on a frozen store.
     pub fn evict(&self, name: impl AsRef<str>) -> bool {
         self.take_away(name.as_ref(), LossReason::Removed)
     }
 
-    /// Removes the entries of all who wait, and says how many; they queue again at once, in no particular order.
+    /// Removes the entries of all who wait, and says how many; they queue again at once, in no
+    /// particular order.
     pub fn evict_waiters(&self, name: impl AsRef<str>) -> usize {
-        let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
+        let Ok(name) = LockName::new(name.as_ref()) else {
+            return 0;
+        };
         self.with(&self.key(&name), |queue, _, wake| queue.evict_waiters(wake))
     }
 
-    /// How many entries a name has: its holder and its waiters. For leak checks.
+    /// Number of entries that a name has: its holder and its waiters. For leak checks.
     #[must_use]
     pub fn entries(&self, name: impl AsRef<str>) -> usize {
-        let Ok(name) = LockName::new(name.as_ref()) else { return 0 };
-        self.with(&self.key(&name), |queue, now, wake| usize::from(queue.holder(now, wake).is_some()) + queue.waiting())
+        let Ok(name) = LockName::new(name.as_ref()) else {
+            return 0;
+        };
+        self.with(&self.key(&name), |queue, now, wake| {
+            usize::from(queue.holder(now, wake).is_some()) + queue.waiting()
+        })
     }
 
-    /// How many names the store remembers: those that somebody holds or waits for. For leak checks.
+    /// Number of names that the store remembers: those that somebody holds or waits for. For leak
+    /// checks.
     #[must_use]
     pub fn names(&self) -> usize {
         self.0.shards.iter().map(|shard| locked(shard).len()).sum()
     }
 
     fn take_away(&self, name: &str, reason: LossReason) -> bool {
-        let Ok(name) = LockName::new(name) else { return false };
-        self.with(&self.key(&name), Line::evict).inspect(|holder| holder.ticket.lose(holder.number, reason)).is_some()
+        let Ok(name) = LockName::new(name) else {
+            return false;
+        };
+        self.with(&self.key(&name), |line, now, wake| {
+            line.evict(now, None, wake)
+        })
+        .inspect(|holder| holder.entry.lose(holder.number, reason))
+        .is_some()
     }
 
     /// Puts a request to the store, which may not answer for a while, or fail.
     pub(crate) async fn ask<R>(
         &self,
         key: &Key,
-        mut request: impl FnMut(&mut Line, Moment, &mut Wake) -> R,
+        mut request: impl FnMut(&mut NameQueue, Moment, &mut Wake) -> R,
     ) -> Result<(Moment, R), LockError> {
         loop {
             self.0.faults.pass().await?;
@@ -211,74 +205,151 @@ impl MemStore {
         }
     }
 
-    /// Puts a request to the store if nothing is the matter with it.
-    pub(crate) fn ask_now<R>(&self, key: &Key, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
-        if self.0.faults.none() { self.ask_unless_frozen(key, request) } else { None }
+    /// Puts a request to the store if no fault is set.
+    pub(crate) fn ask_now<R>(
+        &self,
+        key: &Key,
+        request: impl FnOnce(&mut NameQueue, Moment, &mut Wake) -> R,
+    ) -> Option<(Moment, R)> {
+        if self.0.faults.none() {
+            self.ask_unless_frozen(key, request)
+        } else {
+            None
+        }
     }
 
-    fn ask_unless_frozen<R>(&self, key: &Key, request: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> Option<(Moment, R)> {
+    fn ask_unless_frozen<R>(
+        &self,
+        key: &Key,
+        request: impl FnOnce(&mut NameQueue, Moment, &mut Wake) -> R,
+    ) -> Option<(Moment, R)> {
         // Before the lock, so that the wait for it counts as time under way.
         let sent = Clock::Tokio.now();
         let names = self.shard(key);
         if self.0.faults.frozen() {
             return None;
         }
-        Some((sent, apply(names, key, sent, request)))
+        Some((sent, self.apply(names, key, sent, request)))
     }
 
-    /// Changes the store whatever is the matter with it.
-    pub(crate) fn with<R>(&self, key: &Key, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
+    /// Changes the store whatever faults are set.
+    pub(crate) fn with<R>(
+        &self,
+        key: &Key,
+        change: impl FnOnce(&mut NameQueue, Moment, &mut Wake) -> R,
+    ) -> R {
         let now = Clock::Tokio.now();
-        apply(self.shard(key), key, now, change)
+        self.apply(self.shard(key), key, now, change)
     }
 
     /// Finds or makes a request's place in the queue.
-    pub(crate) fn place(&self, ticket: &Arc<Ticket>, queue: &mut Line, now: Moment, wait: bool, wake: &mut Wake) -> Place {
-        if ticket.number() != 0 {
-            let place = queue.look(now, ticket.number(), ticket.ttl, wake);
+    pub(crate) fn place(
+        &self,
+        entry: &Arc<MemEntry>,
+        queue: &mut NameQueue,
+        now: Moment,
+        wait: bool,
+        wake: &mut Wake,
+    ) -> Place {
+        if entry.number() != 0 {
+            let place = queue.look(now, entry.number(), entry.ttl, wake);
             if place != Place::None {
-                return place;
+                return entry.granted(place, queue);
             }
         }
-        // Under the shard's lock: a name's numbers are given out in the order in which its queue sees them.
-        ticket.enter(self.0.last.fetch_add(1, Ordering::Relaxed) + 1);
-        queue.request(now, ticket.number(), ticket.ttl, Arc::clone(ticket), wait, wake)
+        // Under the shard's lock: a name's numbers are given out in the order in which its queue
+        // sees them.
+        entry.enter(self.0.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let place = queue.request(
+            now,
+            entry.number(),
+            entry.ttl,
+            Arc::clone(entry),
+            wait,
+            wake,
+        );
+        entry.granted(place, queue)
+    }
+
+    /// Applies a change to one name, forgets the name if that leaves it idle, and wakes the entries
+    /// that the change concerns.
+    fn apply<R>(
+        &self,
+        mut names: MutexGuard<'_, Names>,
+        key: &Key,
+        now: Moment,
+        change: impl FnOnce(&mut NameQueue, Moment, &mut Wake) -> R,
+    ) -> R {
+        let mut wake = Wake::new();
+        let (answer, held) = match names.get_mut(key) {
+            Some(line) => {
+                let before = line.guards();
+                let answer = change(line, now, &mut wake);
+                let held = (before, line.guards());
+                self.count_beyond(line.token());
+                if line.is_idle() {
+                    names.remove(key);
+                    shrink(&mut names);
+                }
+                (answer, held)
+            }
+            None => {
+                let mut line = NameQueue::new();
+                let answer = change(&mut line, now, &mut wake);
+                let held = (None, line.guards());
+                if !line.is_idle() {
+                    names.insert(key.clone(), line);
+                }
+                (answer, held)
+            }
+        };
+        drop(names);
+        wake.iter().for_each(|entry| entry.wake.notify_one());
+        if held.0 != held.1 {
+            self.0.watches.tell(key);
+        }
+        answer
+    }
+
+    /// Numbers are tokens: they go on from one that was raised.
+    fn count_beyond(&self, token: u64) {
+        if token > self.0.last.load(Ordering::Relaxed) {
+            self.0.last.fetch_max(token, Ordering::Relaxed);
+        }
+    }
+
+    /// Notifies the returned value whenever somebody else, or nobody, holds a name, until it is
+    /// dropped.
+    pub(crate) fn watch(&self, key: Key) -> Watch {
+        Watch::new(&self.0.watches, key)
+    }
+
+    /// The names that begin with this and that somebody may hold.
+    pub(crate) fn held(&self, prefix: &str) -> Vec<Key> {
+        let mut held: Vec<Key> = Vec::new();
+        for shard in &self.0.shards {
+            held.extend(
+                locked(shard)
+                    .keys()
+                    .filter(|key| key.name.as_str().starts_with(prefix))
+                    .cloned(),
+            );
+        }
+        held.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        held
     }
 
     pub(crate) fn key(&self, name: &LockName) -> Key {
-        Key { hash: self.0.hasher.hash_one(name), name: name.clone() }
+        Key {
+            hash: self.0.hasher.hash_one(name),
+            name: name.clone(),
+        }
     }
 
-    /// By other bits than those that a table of names goes by.
+    /// Picks a shard by other bits than those that a table of names uses.
     fn shard(&self, key: &Key) -> MutexGuard<'_, Names> {
         locked(&self.0.shards[(key.hash >> 32) as usize % SHARDS])
     }
-}
-
-/// Applies a change to one name, forgets the name if that leaves it idle, and wakes whom the change concerns.
-fn apply<R>(mut names: MutexGuard<'_, Names>, key: &Key, now: Moment, change: impl FnOnce(&mut Line, Moment, &mut Wake) -> R) -> R {
-    let mut wake = Wake::new();
-    let answer = match names.get_mut(key) {
-        Some(line) => {
-            let answer = change(line, now, &mut wake);
-            if line.is_idle() {
-                names.remove(key);
-                shrink(&mut names);
-            }
-            answer
-        }
-        None => {
-            let mut line = Line::new();
-            let answer = change(&mut line, now, &mut wake);
-            if !line.is_idle() {
-                names.insert(key.clone(), line);
-            }
-            answer
-        }
-    };
-    drop(names);
-    wake.iter().for_each(|ticket| ticket.wake.notify_one());
-    answer
 }
 
 fn shrink(names: &mut Names) {
@@ -295,29 +366,12 @@ impl Default for MemStore {
 
 impl fmt::Debug for MemStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemStore").field("names", &self.names()).field("faults", &self.0.faults).finish_non_exhaustive()
+        f.debug_struct("MemStore")
+            .field("names", &self.names())
+            .field("faults", &self.0.faults)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_that_was_let_through_before_the_freeze_is_not_served_after_it() {
-        let store = MemStore::new();
-        let key = store.key(&"n".parse().unwrap());
-        store.freeze();
-        assert!(store.ask_unless_frozen(&key, |_, _, _| ()).is_none());
-        store.thaw();
-        assert!(store.ask_unless_frozen(&key, |_, _, _| ()).is_some());
-    }
-
-    #[test]
-    fn an_idle_table_gives_its_memory_back() {
-        let mut names = Names::default();
-        names.reserve(KEEP_CAPACITY * 100);
-        shrink(&mut names);
-        assert!(names.capacity() <= KEEP_CAPACITY, "{}", names.capacity());
-    }
-}
+mod tests;

@@ -9,17 +9,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use conformance_tests::{Harness, Need, Start, Suite};
-use lock_core::{Capabilities, Connector, DistributedLock, LockError, LockName};
-use lock_mem::{MemConnector, MemLock, MemStore};
+use lock_conformance::{Badge, Harness, Level, Need, Start, Suite};
+use lock_core::{Capabilities, DistributedLock, LockError, LockName};
+use lock_mem::{MemLock, MemStore};
 
 fn main() -> ExitCode {
-    Suite::new("mem", |_| async { Ok(Start::Ready(Arc::new(MemHarness::default()))) })
-        .with_capabilities(MemConnector.capabilities())
-        .without(Need::OtherProcess, "the store is in one process")
-        .without(Need::Stop, "the store ends with its process")
-        .without(Need::Restart, "the store ends with its process")
-        .run()
+    Suite::new("mem", |_| async {
+        Ok(Start::Ready(Arc::new(MemHarness::default())))
+    })
+    .with_capabilities(lock_mem::capabilities())
+    .without(Need::OtherProcess, "the store is in one process")
+    .without(Need::Stop, "the store ends with its process")
+    .without(Need::Restart, "the store ends with its process")
+    .claims(Level::Local)
+    .claims(Badge::Clean)
+    .run()
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +35,7 @@ struct MemHarness {
 #[async_trait]
 impl Harness for MemHarness {
     fn capabilities(&self) -> Capabilities {
-        MemConnector.capabilities()
+        lock_mem::capabilities()
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
@@ -50,11 +54,21 @@ impl Harness for MemHarness {
 
     async fn entries(&self, name: &LockName) -> Result<Option<Vec<String>>, LockError> {
         let entries = self.store.entries(name);
-        Ok(Some((0..entries).map(|at| format!("{name}: place {at}")).collect()))
+        Ok(Some(
+            (0..entries)
+                .map(|at| format!("{name}: place {at}"))
+                .collect(),
+        ))
     }
 
     async fn client_residue(&self) -> Option<usize> {
-        let clients: usize = self.clients.lock().unwrap().iter().map(|client| client.residue()).sum();
+        let clients: usize = self
+            .clients
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|client| client.residue())
+            .sum();
         Some(clients + self.store.names())
     }
 

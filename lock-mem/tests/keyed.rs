@@ -11,14 +11,24 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, Registry};
+use lock_core::{
+    AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, Registry,
+};
 use lock_mem::{MemConnector, MemLock, MemStore};
 
 #[test]
 fn release_and_drop_are_synchronous_and_need_no_runtime() {
     let locks = MemLock::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (dropped, released) = runtime.block_on(async { (locks.acquire("a").await.unwrap(), locks.acquire("b").await.unwrap()) });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let (dropped, released) = runtime.block_on(async {
+        (
+            locks.acquire("a").await.unwrap(),
+            locks.acquire("b").await.unwrap(),
+        )
+    });
     drop(runtime);
     assert_eq!(released.state(), GuardState::Held);
     drop(dropped);
@@ -29,17 +39,53 @@ fn release_and_drop_are_synchronous_and_need_no_runtime() {
 
 #[test]
 fn a_client_outlives_the_runtime_that_used_it_first() {
-    let (locks, ttl) = (MemLock::new(), Duration::from_secs(3));
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let (first, second) = (runtime(), runtime());
+    let locks = MemLock::new();
+    let ttl = Duration::from_secs(3);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let second = runtime();
     let acquire = async |name: &str| {
         let options = AcquireOptions::new().with_ttl(ttl);
-        locks.acquire_with(&name.parse().unwrap(), options).await.unwrap()
+        locks.acquire_with(name, options).await.unwrap()
     };
-    let (moved, guard) = (first.block_on(acquire("a")), second.block_on(acquire("b")));
+    let moved = first.block_on(acquire("a"));
+    let guard = second.block_on(acquire("b"));
     drop(first);
     second.block_on(async { tokio::time::sleep(ttl * 4).await });
-    assert_eq!((moved.state(), guard.state()), (GuardState::Held, GuardState::Held));
+    assert_eq!(
+        (moved.state(), guard.state()),
+        (GuardState::Held, GuardState::Held)
+    );
+}
+
+#[test]
+fn a_shutdown_waits_for_no_runtime_that_nobody_polls() {
+    let locks = MemLock::new();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    let unpolled = runtime();
+    let polled = runtime();
+    let options = AcquireOptions::new().with_max_hold(Duration::from_secs(3600));
+    let guard = unpolled.block_on(async { locks.acquire_with("a", options).await.unwrap() });
+    polled.block_on(async {
+        let begin = tokio::time::Instant::now();
+        locks.shutdown().await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    });
+    assert!(guard.is_lost());
+    drop(guard);
+    assert_eq!((locks.store().names(), locks.residue()), (0, 0));
 }
 
 #[tokio::test]
@@ -61,7 +107,10 @@ async fn a_name_that_is_idle_leaves_nothing() {
             guards.push(locks.acquire(format!("user/{number}")).await.unwrap());
         }
         assert_eq!(locks.store().names(), 10_000);
-        assert!(guards.first().unwrap().token() > last, "round {round}: tokens start over");
+        assert!(
+            guards.first().unwrap().token() > last,
+            "round {round}: tokens start over"
+        );
         last = guards.last().unwrap().token();
         drop(guards);
         assert_eq!((locks.store().names(), locks.residue()), (0, 0));
@@ -72,10 +121,12 @@ async fn a_name_that_is_idle_leaves_nothing() {
 async fn a_counter_that_is_not_atomic_comes_out_exact() {
     const TASKS: u64 = 16;
     const ROUNDS: u64 = 100;
-    let (store, counter) = (MemStore::new(), Arc::new(AtomicU64::new(0)));
+    let store = MemStore::new();
+    let counter = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..TASKS {
-        let (locks, counter) = (store.client(), Arc::clone(&counter));
+        let locks = store.client();
+        let counter = Arc::clone(&counter);
         tasks.spawn(async move {
             for _ in 0..ROUNDS {
                 let guard = locks.acquire("counter").await.unwrap();
@@ -87,21 +138,53 @@ async fn a_counter_that_is_not_atomic_comes_out_exact() {
         });
     }
     tasks.join_all().await;
-    assert_eq!((counter.load(Ordering::Relaxed), store.names()), (TASKS * ROUNDS, 0));
+    assert_eq!(
+        (counter.load(Ordering::Relaxed), store.names()),
+        (TASKS * ROUNDS, 0)
+    );
 }
 
 #[tokio::test]
 async fn urls_name_a_store_or_get_their_own() {
     let registry = Registry::new().with(MemConnector);
     let connect = |url: &'static str| registry.connect(url);
-    let (one, other) = (connect("mem://keyed-test").await.unwrap(), connect("mem://keyed-test?ttl=5s").await.unwrap());
+    let one = connect("mem://keyed-test").await.unwrap();
+    let other = connect("mem://keyed-test?ttl=5s").await.unwrap();
     let guard = other.acquire("n").await.unwrap();
     assert!(guard.remaining() <= Duration::from_secs(5));
     assert!(one.try_acquire("n").await.unwrap().is_none());
-    assert!(connect("mem://keyed-test-2").await.unwrap().try_acquire("n").await.unwrap().is_some());
-    assert!(connect("mem://").await.unwrap().try_acquire("n").await.unwrap().is_some());
-    for url in ["mem://a,b", "mem://a:1", "mem://a/b", "mem:///a", "mem://?ttl=0s", "mem://?ttl=x", "mem://?tls=1"] {
-        assert_eq!(connect(url).await.unwrap_err().kind(), ErrorKind::InvalidUrl, "{url}");
+    assert!(
+        connect("mem://keyed-test-2")
+            .await
+            .unwrap()
+            .try_acquire("n")
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        connect("mem://")
+            .await
+            .unwrap()
+            .try_acquire("n")
+            .await
+            .unwrap()
+            .is_some()
+    );
+    for url in [
+        "mem://a,b",
+        "mem://a:1",
+        "mem://a/b",
+        "mem:///a",
+        "mem://?ttl=0s",
+        "mem://?ttl=x",
+        "mem://?tls=1",
+    ] {
+        assert_eq!(
+            connect(url).await.unwrap_err().kind(),
+            ErrorKind::InvalidUrl,
+            "{url}"
+        );
     }
 }
 
@@ -109,9 +192,15 @@ async fn urls_name_a_store_or_get_their_own() {
 async fn settings_out_of_range_are_refused() {
     for ttl in [Duration::ZERO, Duration::from_millis(9), Duration::MAX] {
         let error = MemLock::builder().with_ttl(ttl).build().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidOptions, "{ttl:?}");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{ttl:?}");
     }
-    let locks = MemLock::builder().with_ttl(Duration::from_millis(10)).build().unwrap();
-    let guard = locks.acquire_with(&"n".parse().unwrap(), AcquireOptions::new().with_ttl(Duration::from_secs(60))).await.unwrap();
+    let locks = MemLock::builder()
+        .with_ttl(Duration::from_millis(10))
+        .build()
+        .unwrap();
+    let guard = locks
+        .acquire_with("n", AcquireOptions::new().with_ttl(Duration::from_secs(60)))
+        .await
+        .unwrap();
     assert!(guard.remaining() > Duration::from_secs(30));
 }

@@ -1,4 +1,5 @@
-//! Waiting, order, expiry and cancellation, under paused time: instants are exact to tokio's millisecond.
+//! Waiting, order, expiry and cancellation, under paused time: instants are exact to tokio's
+//! millisecond.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -9,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockName, LossReason};
+use lock_core::{
+    AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockName,
+    LossReason,
+};
 use lock_mem::{MemLock, MemStore};
 use tokio::time::Instant;
 
@@ -51,9 +55,20 @@ async fn waiters_are_granted_in_order_with_growing_tokens() {
 async fn the_next_waiter_is_granted_at_the_expiry_of_an_unrenewed_lock() {
     let store = MemStore::new();
     let start = Instant::now();
-    let stuck = store.client().acquire_with(&name("n"), AcquireOptions::new().with_ttl(TTL).without_renewal()).await.unwrap();
+    let stuck = store
+        .client()
+        .acquire_with(
+            &name("n"),
+            AcquireOptions::new().with_ttl(TTL).without_renewal(),
+        )
+        .await
+        .unwrap();
     let next = store.client().acquire("n").await.unwrap();
-    assert!((TTL..=TTL + TICK).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(
+        (TTL..=TTL + TICK).contains(&start.elapsed()),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(stuck.state(), GuardState::Lost(LossReason::Expired));
     assert_eq!(stuck.release().await.unwrap_err().kind(), ErrorKind::Lost);
     next.release().await.unwrap();
@@ -62,11 +77,24 @@ async fn the_next_waiter_is_granted_at_the_expiry_of_an_unrenewed_lock() {
 #[tokio::test(start_paused = true)]
 async fn a_try_and_an_inspection_see_the_expiry_too() {
     let locks = MemLock::new();
-    let options = AcquireOptions::new().with_ttl(TTL).with_metadata("me").without_renewal();
+    let options = AcquireOptions::new()
+        .with_ttl(TTL)
+        .with_metadata("me")
+        .without_renewal();
     let guard = locks.acquire_with(&name("n"), options).await.unwrap();
     let info = locks.inspect(&name("n")).await.unwrap().unwrap();
-    assert_eq!((&info.owner, info.token, info.metadata.as_deref()), (guard.owner(), guard.token(), Some("me")));
-    assert_eq!((info.expires_in, info.waiters), (Some(TTL), Some(0)));
+    assert_eq!(
+        (
+            &info.holder().owner,
+            info.holder().token,
+            info.holder().metadata.as_deref()
+        ),
+        (guard.owner(), guard.token(), Some("me"))
+    );
+    assert_eq!(
+        (info.holder().expires_in, info.waiters),
+        (Some(TTL), Some(0))
+    );
     tokio::time::advance(TTL - TICK).await;
     assert!(locks.try_acquire("n").await.unwrap().is_none());
     tokio::time::advance(TICK).await;
@@ -78,8 +106,15 @@ async fn a_try_and_an_inspection_see_the_expiry_too() {
 async fn renewal_keeps_a_waiter_out_until_the_release() {
     let store = MemStore::new();
     let guard = store.client().acquire("n").await.unwrap();
-    let error = store.client().acquire_timeout("n", TTL * 10).await.unwrap_err();
-    assert_eq!((error.kind(), guard.state()), (ErrorKind::TimedOut, GuardState::Held));
+    let error = store
+        .client()
+        .acquire_timeout("n", TTL * 10)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), guard.state()),
+        (ErrorKind::TimedOut, GuardState::Held)
+    );
     assert_eq!(store.entries("n"), 1);
     guard.release().await.unwrap();
 }
@@ -88,7 +123,8 @@ async fn renewal_keeps_a_waiter_out_until_the_release() {
 async fn a_waiter_dropped_at_any_point_leaves_nothing_and_delays_nobody() {
     let store = MemStore::new();
     let guard = store.client().acquire("n").await.unwrap();
-    let (one, other) = (store.client(), store.client());
+    let one = store.client();
+    let other = store.client();
     let mut quits = Box::pin(one.acquire("n"));
     let mut stays = Box::pin(other.acquire("n"));
     assert!(poll_once(&mut quits).is_pending() && poll_once(&mut stays).is_pending());
@@ -96,7 +132,9 @@ async fn a_waiter_dropped_at_any_point_leaves_nothing_and_delays_nobody() {
     // `quits` has been granted the lock and does not know it yet.
     assert!(poll_once(&mut stays).is_pending());
     drop(quits);
-    let Poll::Ready(Ok(guard)) = poll_once(&mut stays) else { panic!("the grant was not passed on") };
+    let Poll::Ready(Ok(guard)) = poll_once(&mut stays) else {
+        panic!("the grant was not passed on")
+    };
     assert_eq!((store.entries("n"), one.residue()), (1, 0));
     drop(guard);
     assert_eq!((store.names(), other.residue()), (0, 0));
@@ -111,7 +149,11 @@ async fn a_granted_waiter_that_nobody_polls_delays_the_rest_by_its_ttl_only() {
     assert!(poll_once(&mut stuck).is_pending());
     let start = Instant::now();
     drop(guard);
-    let next = store.client().acquire_timeout("n", TTL + TICK).await.unwrap();
+    let next = store
+        .client()
+        .acquire_timeout("n", TTL + TICK)
+        .await
+        .unwrap();
     assert!(start.elapsed() <= TTL + TICK);
     // Once it is polled again it queues anew, and does not get what has expired meanwhile.
     assert!(poll_once(&mut stuck).is_pending());
@@ -129,7 +171,9 @@ async fn a_grant_that_is_evicted_before_its_waiter_saw_it_is_no_guard() {
     assert!(poll_once(&mut waits).is_pending());
     drop(guard);
     assert!(store.evict("n"), "it has been granted to the waiter");
-    let Poll::Ready(Ok(guard)) = poll_once(&mut waits) else { panic!("free, and the waiter was not granted") };
+    let Poll::Ready(Ok(guard)) = poll_once(&mut waits) else {
+        panic!("free, and the waiter was not granted")
+    };
     assert_eq!((guard.state(), store.entries("n")), (GuardState::Held, 1));
 }
 
@@ -149,15 +193,23 @@ async fn a_late_waiter_gets_its_whole_ttl() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_fails_waiters_and_loses_guards_of_this_client_only() {
     let store = MemStore::new();
-    let (closes, stays) = (store.client(), store.client());
-    let (mine, other) = (closes.acquire("mine").await.unwrap(), stays.acquire("other").await.unwrap());
+    let closes = store.client();
+    let stays = store.client();
+    let mine = closes.acquire("mine").await.unwrap();
+    let other = stays.acquire("other").await.unwrap();
     let mut waits = Box::pin(closes.acquire("other"));
     assert!(poll_once(&mut waits).is_pending());
     closes.shutdown().await.unwrap();
     assert_eq!(waits.await.unwrap_err().kind(), ErrorKind::Shutdown);
-    assert_eq!((mine.state(), other.state()), (GuardState::Lost(LossReason::Shutdown), GuardState::Held));
+    assert_eq!(
+        (mine.state(), other.state()),
+        (GuardState::Lost(LossReason::Shutdown), GuardState::Held)
+    );
     assert_eq!((store.entries("mine"), store.entries("other")), (0, 1));
-    assert_eq!(closes.try_acquire("free").await.unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(
+        closes.try_acquire("free").await.unwrap_err().kind(),
+        ErrorKind::Shutdown
+    );
     closes.shutdown().await.unwrap();
 }
 
@@ -165,9 +217,30 @@ async fn shutdown_fails_waiters_and_loses_guards_of_this_client_only() {
 async fn a_maximum_hold_hands_over_although_the_holder_lives() {
     let store = MemStore::new();
     let options = AcquireOptions::new().with_ttl(TTL).with_max_hold(TTL * 2);
-    let stuck = store.client().acquire_with(&name("n"), options).await.unwrap();
+    let stuck = store
+        .client()
+        .acquire_with(&name("n"), options)
+        .await
+        .unwrap();
     let start = Instant::now();
     let _next = store.client().acquire("n").await.unwrap();
-    assert!((TTL * 2..=TTL * 3 + TICK).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(
+        (TTL * 2..=TTL * 3 + TICK).contains(&start.elapsed()),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(stuck.state(), GuardState::Lost(LossReason::MaxHold));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_has_not_looked_yet_has_its_token() {
+    let locks = MemLock::new();
+    let first = locks.acquire("n").await.unwrap();
+    let mut waiter = Box::pin(locks.acquire("n"));
+    assert!(futures_util::poll!(&mut waiter).is_pending());
+    let token = first.token();
+    first.release().await.unwrap();
+    let told = locks.inspect("n").await.unwrap().unwrap().holder().token;
+    assert!(told > token, "{told:?} after {token:?}");
+    assert_eq!(waiter.await.unwrap().token(), told);
 }

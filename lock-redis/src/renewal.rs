@@ -9,42 +9,56 @@ use lock_core::{
     LockError, OwnerId,
     backend::{RenewOutcome, Renewer},
 };
-use redis::{Cmd, Pipeline, Value};
+use redis::Value;
 
 use crate::{
     error::Failure,
     keys::Keys,
-    link::Connection,
     replicas::Replicas,
     scripts::{self, millis},
-    servers::Servers,
+    transport::reconnect::Connection,
+    transport::routing::Servers,
 };
 
 /// Extends leases, a batch in one round trip to each server.
 #[derive(Debug)]
 pub(crate) struct RedisRenewer {
     pub(crate) servers: Arc<Servers>,
-    /// Who must confirm what was renewed.
+    /// Replicas that must confirm the renewal.
     pub(crate) replicas: Option<Arc<Replicas>>,
 }
 
 /// One lock to keep.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct StoredEntry {
     pub(crate) keys: Keys,
     pub(crate) owner: OwnerId,
     pub(crate) ttl: Duration,
+    /// How long the counter outlives the lease.
+    pub(crate) counter_ttl: Duration,
     /// For how much of the TTL a guard relies on it.
     pub(crate) validity: Duration,
 }
 
+impl StoredEntry {
+    /// Returns what the companion's TTL is set to together with the lock's, in milliseconds.
+    pub(crate) fn companion_ttl(&self) -> u64 {
+        millis(self.ttl + self.counter_ttl)
+    }
+}
+
 #[async_trait]
 impl Renewer for RedisRenewer {
-    type Item = Kept;
+    type Item = StoredEntry;
 
-    async fn renew(&self, batch: &[Arc<Kept>]) -> Vec<RenewOutcome> {
+    async fn renew(&self, batch: &[Arc<StoredEntry>]) -> Vec<RenewOutcome> {
+        if let Some(replicas) = &self.replicas {
+            return confirmed(replicas, batch).await;
+        }
         let mut outcomes: Vec<_> = batch.iter().map(|_| None).collect();
-        let groups = self.servers.group(batch.iter().map(|kept| &*kept.keys.lock));
+        let groups = self
+            .servers
+            .group(batch.iter().map(|stored| &*stored.keys.lock));
         let until = Instant::now() + limit(batch);
         let renewals = groups.iter().map(|places| async move {
             let group: Vec<_> = places.iter().map(|at| Arc::clone(&batch[*at])).collect();
@@ -56,75 +70,108 @@ impl Renewer for RedisRenewer {
             }
         }
         let missing = || RenewOutcome::Failed(Failure::unexpected("no answer to a renewal").into());
-        let mut outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect();
-        if let Some(replicas) = &self.replicas {
-            confirm(replicas, batch, &mut outcomes).await;
-        }
         outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(missing))
+            .collect()
     }
 }
 
-/// How long to wait for those servers of a cluster that do not answer. After a third of the validity the keeper would give up what the
-/// others have renewed as well.
-fn limit(batch: &[Arc<Kept>]) -> Duration {
+/// Returns how long to wait for those servers of a cluster that do not answer. After a third of the
+/// validity the lease keeper would give up what the others have renewed as well.
+fn limit(batch: &[Arc<StoredEntry>]) -> Duration {
     // Four fifths of a third.
-    batch.iter().map(|kept| kept.validity).min().unwrap_or_default() * 4 / 15
+    batch
+        .iter()
+        .map(|stored| stored.validity)
+        .min()
+        .unwrap_or_default()
+        * 4
+        / 15
 }
 
-/// What replicas have not confirmed is not renewed. They are all renewed once more on the way, for it may lead to another server.
-async fn confirm(replicas: &Arc<Replicas>, batch: &[Arc<Kept>], outcomes: &mut [RenewOutcome]) {
-    let renewed: Vec<_> = (0..batch.len()).filter(|at| matches!(outcomes[*at], RenewOutcome::Renewed(_))).collect();
-    if renewed.is_empty() {
-        return;
-    }
-    match replicas.confirm_all(renewed.iter().map(|at| Arc::clone(&batch[*at])).collect()).await {
-        Ok(answers) => {
-            for (at, answer) in renewed.into_iter().zip(answers) {
-                outcomes[at] = outcome(&batch[at], answer);
-            }
-        }
+/// Renews and has replicas confirm it, over a connection that no acquisition uses. What they have
+/// not confirmed is not renewed.
+async fn confirmed(replicas: &Arc<Replicas>, batch: &[Arc<StoredEntry>]) -> Vec<RenewOutcome> {
+    match replicas.renew(batch.to_vec()).await {
+        Ok(answers) => batch
+            .iter()
+            .zip(answers)
+            .map(|(stored, answer)| outcome(stored, answer))
+            .collect(),
         Err(error) => {
             tracing::debug!(%error, "renewals are not confirmed");
-            for at in renewed {
-                outcomes[at] = RenewOutcome::Failed(LockError::new(error.kind(), "too few replicas confirmed the renewal"));
-            }
+            let failed = |_| {
+                RenewOutcome::Failed(LockError::new(
+                    error.kind(),
+                    "too few replicas confirmed the renewal",
+                ))
+            };
+            batch.iter().map(failed).collect()
         }
     }
 }
 
 impl RedisRenewer {
     /// Renews what one server keeps.
-    async fn renew_group(&self, group: &[Arc<Kept>], until: Instant) -> Vec<RenewOutcome> {
-        let Some(first) = group.first() else { return Vec::new() };
+    async fn renew_group(&self, group: &[Arc<StoredEntry>], until: Instant) -> Vec<RenewOutcome> {
+        let Some(first) = group.first() else {
+            return Vec::new();
+        };
         let mut route = self.servers.route(&first.keys.lock);
-        let answers = async { renew_all(&route.commands().await?, group).await };
-        match self.servers.in_cluster_within(Some(left(until)), answers).await {
+        let answers = async { renew_all(&route.renewals().await?, group).await };
+        match self
+            .servers
+            .in_cluster_within(Some(left(until)), answers)
+            .await
+        {
             Ok(answers) => {
                 let route = &route;
-                let renewals = group.iter().zip(answers).map(|(kept, answer)| async move {
-                    let Err(failure) = answer else { return outcome(kept, answer) };
-                    route.note(&failure);
-                    if failure.redirection().is_none() {
-                        return outcome(kept, Err(failure));
-                    }
-                    outcome(kept, self.servers.in_cluster_within(Some(left(until)), self.renew_where_it_is(kept)).await)
-                });
+                let renewals = group
+                    .iter()
+                    .zip(answers)
+                    .map(|(stored, answer)| async move {
+                        let Err(failure) = answer else {
+                            return outcome(stored, answer);
+                        };
+                        route.note(&failure);
+                        if failure.redirection().is_none() {
+                            return outcome(stored, Err(failure));
+                        }
+                        outcome(
+                            stored,
+                            self.servers
+                                .in_cluster_within(
+                                    Some(left(until)),
+                                    self.renew_where_it_is(stored),
+                                )
+                                .await,
+                        )
+                    });
                 join_all(renewals).await
             }
             Err(failure) => {
                 route.note(&failure);
-                group.iter().map(|_| RenewOutcome::Failed(failure.clone().into())).collect()
+                group
+                    .iter()
+                    .map(|_| RenewOutcome::Failed(failure.clone().into()))
+                    .collect()
             }
         }
     }
 
     /// Renews a lock that another server keeps now.
-    async fn renew_where_it_is(&self, kept: &Arc<Kept>) -> Result<Value, Failure> {
-        let renew = |connection: Connection| async move {
-            let mut answers = renew_all(&connection, std::slice::from_ref(kept)).await?;
-            answers.pop().unwrap_or_else(|| Err(Failure::unexpected("no answer to a renewal")))
-        };
-        self.servers.at(&kept.keys.lock, renew).await
+    async fn renew_where_it_is(&self, stored: &Arc<StoredEntry>) -> Result<Value, Failure> {
+        let mut route = self.servers.route(&stored.keys.lock);
+        loop {
+            let connection = route.renewals().await?;
+            let mut answers = renew_all(&connection, std::slice::from_ref(stored)).await?;
+            match answers.pop() {
+                Some(Err(failure)) if route.follow(&failure).await => {}
+                Some(answer) => return answer.map_err(|failure| self.servers.given_up(failure)),
+                None => return Err(Failure::unexpected("no answer to a renewal")),
+            }
+        }
     }
 }
 
@@ -133,41 +180,28 @@ fn left(until: Instant) -> Duration {
 }
 
 /// One answer for each lease of the batch.
-pub(crate) async fn renew_all(connection: &Connection, batch: &[Arc<Kept>]) -> Result<Vec<Result<Value, Failure>>, Failure> {
-    // The first in full is what the others are known by.
-    let mut tell = !connection.has_run(&scripts::RENEW);
-    let first_in_full = pipeline(batch, |keys| match std::mem::take(&mut tell) {
-        true => scripts::RENEW.in_full(keys),
-        false => scripts::RENEW.by_hash(keys),
-    });
-    let mut answers = connection.run_all(&first_in_full, batch.len()).await?;
-    if answers.first().is_some_and(Result::is_ok) {
-        connection.ran(&scripts::RENEW);
-    }
-    let unknown: Vec<_> = (0..answers.len()).filter(|at| answers[*at].as_ref().is_err_and(Failure::is_unknown_script)).collect();
-    if !unknown.is_empty() {
-        let again: Vec<_> = unknown.iter().filter_map(|at| batch.get(*at).cloned()).collect();
-        let in_full = pipeline(&again, |keys| scripts::RENEW.in_full(keys));
-        for (at, answer) in unknown.into_iter().zip(connection.run_all(&in_full, again.len()).await?) {
-            answers[at] = answer;
-        }
-    }
-    Ok(answers)
+pub(crate) async fn renew_all(
+    connection: &Connection,
+    batch: &[Arc<StoredEntry>],
+) -> Result<Vec<Result<Value, Failure>>, Failure> {
+    connection
+        .run_script_for_all(
+            &scripts::RENEW,
+            batch.iter().map(|stored| &stored.keys),
+            |at, command| {
+                let stored = &*batch[at];
+                command
+                    .arg(stored.owner.as_str())
+                    .arg(millis(stored.ttl))
+                    .arg(stored.companion_ttl());
+            },
+        )
+        .await
 }
 
-fn pipeline(batch: &[Arc<Kept>], mut script: impl FnMut(&Keys) -> Cmd) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    for kept in batch {
-        let mut command = script(&kept.keys);
-        command.arg(kept.owner.as_str()).arg(millis(kept.ttl)).arg(scripts::companion_ttl(kept.ttl));
-        pipeline.add_command(command);
-    }
-    pipeline
-}
-
-fn outcome(kept: &Kept, answer: Result<Value, Failure>) -> RenewOutcome {
+fn outcome(stored: &StoredEntry, answer: Result<Value, Failure>) -> RenewOutcome {
     match answer {
-        Ok(Value::Int(1)) => RenewOutcome::Renewed(kept.validity),
+        Ok(Value::Int(1)) => RenewOutcome::Renewed(stored.validity),
         Ok(Value::Int(0)) => RenewOutcome::NotHeld,
         Ok(_) => RenewOutcome::Failed(Failure::unexpected("neither 0 nor 1 from a renewal").into()),
         Err(failure) => RenewOutcome::Failed(failure.into()),

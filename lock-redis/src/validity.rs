@@ -4,15 +4,16 @@ use lock_core::{AcquireOptions, Capabilities, ErrorKind, LockError, Terms};
 
 /// For how much of a lock's TTL a guard relies on it.
 ///
-/// A server replicates and saves an expiry as an instant of its own clock. Whoever takes over with what it wrote applies its own
-/// clock, and ends the lock earlier by as much as that is ahead. So a guard ends earlier by the largest offset that is to be
-/// expected.
+/// A server replicates and saves an expiry as an instant of its own clock. Whoever takes over with
+/// what it wrote applies its own clock, and ends the lock earlier by as much as that is ahead. So a
+/// guard ends earlier by the largest offset that is to be expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Validity {
     offset: Duration,
 }
 
-/// Where another server may take over, unless said otherwise: clocks that are kept by NTP are much closer.
+/// Where another server may take over, unless said otherwise: clocks that are kept by NTP are much
+/// closer.
 pub(crate) const DEFAULT_OFFSET: Duration = Duration::from_millis(500);
 
 impl Validity {
@@ -25,16 +26,25 @@ impl Validity {
         ttl.saturating_sub(self.offset)
     }
 
-    /// The same capabilities with TTLs that leave as much to rely on as the shortest one does otherwise.
+    /// The same capabilities with TTLs that leave as much to rely on as the shortest one does
+    /// otherwise.
     pub(crate) fn applied_to(self, mut capabilities: Capabilities) -> Capabilities {
         capabilities.ttl.min += self.offset;
         capabilities
     }
 
     /// Resolves options, and refuses a TTL that leaves nothing to rely on.
-    pub(crate) fn resolve(self, options: AcquireOptions, capabilities: &Capabilities, default: Duration) -> Result<Terms, LockError> {
+    pub(crate) fn resolve(
+        self,
+        options: AcquireOptions,
+        capabilities: &Capabilities,
+        default: Duration,
+    ) -> Result<Terms, LockError> {
         let usable = self.applied_to(capabilities.clone());
-        let (ttl, offset, least) = match (options.clone().resolve(&usable, default), options.resolve(capabilities, default)) {
+        let (ttl, offset, least) = match (
+            options.clone().resolve(&usable, default),
+            options.resolve(capabilities, default),
+        ) {
             (Err(_), Ok(terms)) => (terms.ttl, self.offset, usable.ttl.min),
             (resolved, _) => return resolved,
         };
@@ -59,12 +69,22 @@ mod tests {
             let options = AcquireOptions::new().with_ttl(Duration::from_millis(millis));
             validity.resolve(options, &capabilities(), Duration::from_secs(30))
         };
-        assert_eq!(validity.of(resolve(600).unwrap().ttl), Duration::from_millis(100));
+        assert_eq!(
+            validity.of(resolve(600).unwrap().ttl),
+            Duration::from_millis(100)
+        );
         for millis in [100, 500, 599] {
             let error = resolve(millis).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidOptions);
-            assert!(error.to_string().contains("max_clock_offset of 500ms") && error.to_string().contains("600ms"), "{error}");
+            assert!(
+                error.to_string().contains("max_clock_offset of 500ms")
+                    && error.to_string().contains("600ms"),
+                "{error}"
+            );
         }
-        assert_eq!(validity.applied_to(capabilities()).ttl.min, Duration::from_millis(600));
+        assert_eq!(
+            validity.applied_to(capabilities()).ttl.min,
+            Duration::from_millis(600)
+        );
     }
 }

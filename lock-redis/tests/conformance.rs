@@ -3,8 +3,8 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use conformance_tests::{
-    BoxError, Need, Start, Suite,
+use lock_conformance::{
+    Badge, BoxError, Level, Start, Suite,
     servers::{self, RedisOptions, Server, Skip, TcpProxy, Trouble},
 };
 use lock_core::LockError;
@@ -15,7 +15,11 @@ mod harness;
 use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, trouble};
 
 fn main() -> ExitCode {
-    Suite::new("redis", start).with_capabilities(capabilities()).without(Need::EvictWaiters, "a waiter has no entry in the store").run()
+    Suite::new("redis", start)
+        .with_capabilities(capabilities())
+        .claims(Level::RestartSafe)
+        .claims(Badge::Clean)
+        .run()
 }
 
 async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
@@ -23,7 +27,10 @@ async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
         Some(url) => Arc::new(Elsewhere(url)),
         None => match servers::redis(options()) {
             Ok(server) if server.is_own() => Arc::new(One::own(server).await?),
-            Ok(server) => Arc::new(One { url: server.url().to_owned(), own: None }),
+            Ok(server) => Arc::new(One {
+                url: server.url().to_owned(),
+                own: None,
+            }),
             Err(skip) => return Ok(Start::Skip(skip.reason().to_owned())),
         },
     };
@@ -48,11 +55,17 @@ struct One {
 impl One {
     async fn own(server: Server) -> Result<Self, BoxError> {
         let proxy = TcpProxy::start(server.address()?).await?;
-        Ok(Self { url: format!("redis://:{PASSWORD}@{}", proxy.address()), own: Some((server, proxy)) })
+        Ok(Self {
+            url: format!("redis://:{PASSWORD}@{}", proxy.address()),
+            own: Some((server, proxy)),
+        })
     }
 
     fn server(&self) -> Result<&Server, LockError> {
-        self.own.as_ref().map(|(server, _)| server).ok_or_else(|| trouble("not our own server"))
+        self.own
+            .as_ref()
+            .map(|(server, _)| server)
+            .ok_or_else(|| trouble("not our own server"))
     }
 }
 
@@ -64,18 +77,24 @@ impl Store for One {
 
     async fn operator(&self, _key: &str) -> Result<MultiplexedConnection, LockError> {
         match &self.own {
-            Some((server, _)) => operator_at(&format!("redis://:{PASSWORD}@{}", server.endpoint())).await,
+            Some((server, _)) => {
+                operator_at(&format!("redis://:{PASSWORD}@{}", server.endpoint())).await
+            }
             None => operator_at(&self.url).await,
         }
     }
 
     fn another(&self) -> Result<Starting, Skip> {
         let server = servers::redis(RedisOptions::new().with_password(PASSWORD).own())?;
-        Ok(Box::pin(async { Ok(Arc::new(Self::own(server).await.map_err(trouble)?) as _) }))
+        Ok(Box::pin(async {
+            Ok(Arc::new(Self::own(server).await.map_err(trouble)?) as _)
+        }))
     }
 
     fn delay(&self, by: Duration) -> bool {
-        let Some((_, proxy)) = &self.own else { return false };
+        let Some((_, proxy)) = &self.own else {
+            return false;
+        };
         proxy.set(Trouble::Delay(by));
         true
     }

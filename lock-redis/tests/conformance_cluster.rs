@@ -3,8 +3,8 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use conformance_tests::{
-    BoxError, Need, Start, Suite,
+use lock_conformance::{
+    Badge, BoxError, Level, Need, Start, Suite,
     servers::{self, RedisCluster, RedisOptions, Skip, Trouble},
 };
 use lock_core::LockError;
@@ -16,8 +16,14 @@ use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, t
 
 fn main() -> ExitCode {
     let suite = Suite::new("redis cluster", start).with_capabilities(capabilities());
-    let suite = suite.without(Need::Stop, "what is down is taken over").without(Need::NoFailover, "a failover is waited for a minute");
-    suite.without(Need::EvictWaiters, "a waiter has no entry in the store").run()
+    let suite = suite
+        .without(Need::Stop, "what is down is taken over")
+        .without(Need::NoFailover, "a failover is waited for a minute");
+    suite
+        // No proxy can stand between one client and servers that send it elsewhere.
+        .claims(Level::Exclusive)
+        .claims(Badge::Clean)
+        .run()
 }
 
 async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
@@ -42,7 +48,11 @@ struct Cluster(RedisCluster);
 
 impl Cluster {
     async fn operator_of(&self, server: usize) -> Result<MultiplexedConnection, LockError> {
-        operator_at(&format!("redis://:{PASSWORD}@{}", self.0.direct_endpoint(server))).await
+        operator_at(&format!(
+            "redis://:{PASSWORD}@{}",
+            self.0.direct_endpoint(server)
+        ))
+        .await
     }
 }
 
@@ -54,7 +64,12 @@ impl Store for Cluster {
 
     async fn operator(&self, key: &str) -> Result<MultiplexedConnection, LockError> {
         let mut any = self.operator_of(0).await?;
-        let slot: usize = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(&mut any).await.map_err(trouble)?;
+        let slot: usize = redis::cmd("CLUSTER")
+            .arg("KEYSLOT")
+            .arg(key)
+            .query_async(&mut any)
+            .await
+            .map_err(trouble)?;
         let master = (0..MASTERS).find(|at| slot < 16384 * (at + 1) / MASTERS);
         self.operator_of(master.unwrap_or_default()).await
     }
@@ -70,11 +85,15 @@ impl Store for Cluster {
     }
 
     fn freeze(&self) -> Result<(), LockError> {
-        (0..MASTERS).try_for_each(|server| self.0.freeze(server)).map_err(trouble)
+        (0..MASTERS)
+            .try_for_each(|server| self.0.freeze(server))
+            .map_err(trouble)
     }
 
     fn thaw(&self) -> Result<(), LockError> {
-        (0..MASTERS).try_for_each(|server| self.0.thaw(server)).map_err(trouble)
+        (0..MASTERS)
+            .try_for_each(|server| self.0.thaw(server))
+            .map_err(trouble)
     }
 
     async fn restart(&self) -> Result<(), LockError> {

@@ -3,11 +3,11 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use conformance_tests::{
-    BoxError, Need, Start, Suite,
+use futures_util::{FutureExt, future::try_join_all};
+use lock_conformance::{
+    Badge, BoxError, Level, Start, Suite,
     servers::{self, RedisOptions, Server, Skip, TcpProxy, Trouble},
 };
-use futures_util::{FutureExt, future::try_join_all};
 use lock_core::LockError;
 use lock_redis::quorum_capabilities;
 use redis::aio::MultiplexedConnection;
@@ -16,9 +16,11 @@ mod harness;
 use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, trouble};
 
 fn main() -> ExitCode {
-    let suite = Suite::new("redis quorum", start).with_capabilities(quorum_capabilities());
-    let suite = suite.without(Need::Stop, "its servers are stopped one by one in tests of their own");
-    suite.without(Need::EvictWaiters, "a waiter has no entry in the store").run()
+    Suite::new("redis quorum", start)
+        .with_capabilities(quorum_capabilities())
+        .claims(Level::RestartSafe)
+        .claims(Badge::Clean)
+        .run()
 }
 
 async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
@@ -33,13 +35,17 @@ async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
 }
 
 fn three() -> Result<Vec<Server>, Skip> {
-    (0..3).map(|_| servers::redis(RedisOptions::new().with_password(PASSWORD).own())).collect()
+    (0..3)
+        .map(|_| servers::redis(RedisOptions::new().with_password(PASSWORD).own()))
+        .collect()
 }
 
 async fn quorum(servers: Vec<Server>) -> Result<Arc<dyn Store>, LockError> {
     let mut members = Vec::new();
     for server in servers {
-        let proxy = TcpProxy::start(server.address().map_err(trouble)?).await.map_err(trouble)?;
+        let proxy = TcpProxy::start(server.address().map_err(trouble)?)
+            .await
+            .map_err(trouble)?;
         members.push((server, proxy));
     }
     Ok(Arc::new(Quorum(members)))
@@ -53,8 +59,15 @@ struct Quorum(Vec<(Server, TcpProxy)>);
 impl Store for Quorum {
     /// A loaded machine answers late, and the trouble of the cases is no slow server.
     fn url(&self) -> String {
-        let addresses: Vec<_> = self.0.iter().map(|(_, proxy)| proxy.address().to_string()).collect();
-        format!("redis+quorum://:{PASSWORD}@{}?request_timeout=1s", addresses.join(","))
+        let addresses: Vec<_> = self
+            .0
+            .iter()
+            .map(|(_, proxy)| proxy.address().to_string())
+            .collect();
+        format!(
+            "redis+quorum://:{PASSWORD}@{}?request_timeout=1s",
+            addresses.join(",")
+        )
     }
 
     async fn operator(&self, _key: &str) -> Result<MultiplexedConnection, LockError> {
@@ -62,8 +75,15 @@ impl Store for Quorum {
     }
 
     async fn operators(&self, _key: &str) -> Result<Vec<MultiplexedConnection>, LockError> {
-        let url = |(server, _): &(Server, TcpProxy)| format!("redis://:{PASSWORD}@{}", server.endpoint());
-        try_join_all(self.0.iter().map(url).map(|url| async move { operator_at(&url).await })).await
+        let url =
+            |(server, _): &(Server, TcpProxy)| format!("redis://:{PASSWORD}@{}", server.endpoint());
+        try_join_all(
+            self.0
+                .iter()
+                .map(url)
+                .map(|url| async move { operator_at(&url).await }),
+        )
+        .await
     }
 
     fn another(&self) -> Result<Starting, Skip> {
@@ -72,19 +92,35 @@ impl Store for Quorum {
     }
 
     fn delay(&self, by: Duration) -> bool {
-        self.0.iter().for_each(|(_, proxy)| proxy.set(Trouble::Delay(by)));
+        self.0
+            .iter()
+            .for_each(|(_, proxy)| proxy.set(Trouble::Delay(by)));
         true
     }
 
     fn freeze(&self) -> Result<(), LockError> {
-        self.0.iter().try_for_each(|(server, _)| server.freeze().map_err(trouble))
+        self.0
+            .iter()
+            .try_for_each(|(server, _)| server.freeze().map_err(trouble))
     }
 
     fn thaw(&self) -> Result<(), LockError> {
-        self.0.iter().try_for_each(|(server, _)| server.thaw().map_err(trouble))
+        self.0
+            .iter()
+            .try_for_each(|(server, _)| server.thaw().map_err(trouble))
+    }
+
+    fn stop(&self) -> Result<bool, LockError> {
+        self.0
+            .iter()
+            .try_for_each(|(server, _)| server.kill().map_err(trouble))
+            .map(|()| true)
     }
 
     async fn restart(&self) -> Result<(), LockError> {
-        try_join_all(self.0.iter().map(|(server, _)| server.restart())).await.map(drop).map_err(trouble)
+        try_join_all(self.0.iter().map(|(server, _)| server.restart()))
+            .await
+            .map(drop)
+            .map_err(trouble)
     }
 }

@@ -3,8 +3,8 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use conformance_tests::{
-    BoxError, Need, Start, Suite,
+use lock_conformance::{
+    Badge, BoxError, Level, Need, Start, Suite,
     servers::{self, RedisOptions, RedisSentinel, Skip, Trouble},
 };
 use lock_core::LockError;
@@ -16,8 +16,14 @@ use harness::{Elsewhere, PASSWORD, RedisHarness, Starting, Store, operator_at, t
 
 fn main() -> ExitCode {
     let suite = Suite::new("redis sentinel", start).with_capabilities(capabilities());
-    let suite = suite.without(Need::Stop, "what is down is taken over").without(Need::NoFailover, "a failover is waited for a minute");
-    suite.without(Need::EvictWaiters, "a waiter has no entry in the store").run()
+    let suite = suite
+        .without(Need::Stop, "what is down is taken over")
+        .without(Need::NoFailover, "a failover is waited for a minute");
+    suite
+        // No proxy can stand between one client and servers that send it elsewhere.
+        .claims(Level::Exclusive)
+        .claims(Badge::Clean)
+        .run()
 }
 
 async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
@@ -31,9 +37,15 @@ async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
     Ok(Start::Ready(Arc::new(RedisHarness::on(store))))
 }
 
-/// Sentinels that do not replace the master however long a case freezes it: `tests/sentinel.rs` is about that.
+/// Sentinels that do not replace the master however long a case freezes it: `tests/sentinel.rs` is
+/// about that.
 fn servers_with(sentinels: usize) -> Result<RedisSentinel, Skip> {
-    servers::redis_sentinel(RedisOptions::new().with_password(PASSWORD), 1, sentinels, Duration::from_secs(600))
+    servers::redis_sentinel(
+        RedisOptions::new().with_password(PASSWORD),
+        1,
+        sentinels,
+        Duration::from_secs(600),
+    )
 }
 
 #[derive(Debug)]
@@ -44,11 +56,19 @@ const MASTER: usize = 0;
 #[async_trait]
 impl Store for Sentinel {
     fn url(&self) -> String {
-        format!("{}?sentinel_password={}", self.0.url().replace("://", &format!("://:{PASSWORD}@")), RedisSentinel::PASSWORD)
+        format!(
+            "{}?sentinel_password={}",
+            self.0.url().replace("://", &format!("://:{PASSWORD}@")),
+            RedisSentinel::PASSWORD
+        )
     }
 
     async fn operator(&self, _key: &str) -> Result<MultiplexedConnection, LockError> {
-        operator_at(&format!("redis://:{PASSWORD}@{}", self.0.direct_endpoint(MASTER))).await
+        operator_at(&format!(
+            "redis://:{PASSWORD}@{}",
+            self.0.direct_endpoint(MASTER)
+        ))
+        .await
     }
 
     fn another(&self) -> Result<Starting, Skip> {

@@ -3,16 +3,17 @@ use std::{fmt, time::Duration};
 use lock_core::backend::Clock;
 use serde::{Deserialize, Serialize};
 
-/// Something that happened, as whoever did it reports it.
+/// Something that happened, as reported by whoever did it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) at: Instant,
-    /// Which process reports it; a restarted one has a new number. The home is 0.
+    /// The process that reports it; a restarted process has a new number. The home is 0.
     pub(crate) process: u32,
     pub(crate) kind: Kind,
 }
 
-/// Microseconds on the clock that all processes of the machine share, and that guards' deadlines are on.
+/// Microseconds on the clock that all processes of the machine share, and that guards' deadlines
+/// are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Instant(pub(crate) u64);
 
@@ -20,14 +21,24 @@ pub(crate) struct Instant(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Ask(pub(crate) u64);
 
-/// What happened.
+/// Kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// About to acquire.
-    Asked { ask: Ask, register: u32, how: How, ttl: Duration },
-    /// Got a guard, which was valid from `at` until then, unless renewed; not later than `at` if it was lost already.
-    Granted { ask: Ask, token: u64, valid_until: Instant },
-    /// Somebody else has it.
+    Asked {
+        ask: Ask,
+        register: u32,
+        how: How,
+        ttl: Duration,
+    },
+    /// Got a guard, which was valid from `at` until `valid_until` unless renewed. `valid_until` is
+    /// not later than `at` if the guard was lost already.
+    Granted {
+        ask: Ask,
+        token: u64,
+        valid_until: Instant,
+    },
+    /// Somebody else has the lock.
     NotFree { ask: Ask },
     /// The time was up.
     TimedOut { ask: Ask },
@@ -39,7 +50,7 @@ pub(crate) enum Kind {
     Held { ask: Ask, valid_until: Instant },
     /// The guard said that it is lost.
     Lost { ask: Ask, why: String },
-    /// The register refused the token; whether the guard still said that it is valid.
+    /// The register refused the token; `still_held` if the guard still said that it was valid.
     Refused { ask: Ask, still_held: bool },
     /// The register acknowledged the increment.
     Incremented { ask: Ask, value: u64 },
@@ -50,35 +61,48 @@ pub(crate) enum Kind {
     /// The client is shut down.
     Closed { error: Option<String> },
     /// The home's register took a write.
-    Wrote { ask: Ask, register: u32, token: u64, value: u64 },
+    Wrote {
+        ask: Ask,
+        register: u32,
+        token: u64,
+        value: u64,
+    },
     /// The home disturbs the store.
     FaultBegan { fault: String, majority: bool },
-    /// It is healthy again.
+    /// The store is healthy again.
     FaultEnded { fault: String },
     /// The process is stopped.
     Paused { process: u32 },
-    /// It goes on.
+    /// The process goes on.
     Resumed { process: u32 },
     /// The process is gone.
     Killed { process: u32 },
-    /// What the store had for a lock, asked at `asked` on a way that no fault touches: the acquisition with this token, or 0
-    /// for none that is known, until `expires` unless renewed.
-    Seen { register: u32, asked: Instant, token: u64, expires: Instant },
-    /// The store answered what was asked then, on a way that no fault touches.
+    /// Entry that the store had for a lock, asked at `asked` on a path that no fault touches: the
+    /// acquisition with this token, or 0 for none that is known, until `expires` unless renewed.
+    Seen {
+        register: u32,
+        asked: Instant,
+        token: u64,
+        expires: Instant,
+    },
+    /// The store answered a request that was sent at `asked` on a path that no fault touches.
     Served { asked: Instant },
-    /// So many elections the store has had, or more: a different number means that there was another one.
+    /// The store has had at least this many elections: a different number means that there was
+    /// another one.
     Elected { term: u64 },
-    /// All of the store is stopped, and will start again with data of some time before.
+    /// The data that the store will go back to is kept.
+    BackedUp,
+    /// The whole store is stopped, and will start again with data from some time before.
     WentBack,
-    /// The home takes the entry of this acquisition away, as an operator might.
+    /// The home removes the entry of this acquisition, as an operator might.
     Removed { register: u32, token: u64 },
-    /// A worker did not come to a good end when it was told to.
+    /// A worker did not end well when it was told to.
     EndedBadly { process: u32, how: String },
-    /// After the end something was in the store that should not be.
+    /// After the end the store contained something that should not be there.
     LeftBehind { what: String },
 }
 
-/// How a client wants a lock.
+/// Way in which a client asks for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum How {
     Wait,
@@ -100,7 +124,7 @@ impl Instant {
         Self(self.0.saturating_sub(Self::from(duration).0))
     }
 
-    /// Zero if it is before.
+    /// Returns zero if `self` is before `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -112,14 +136,30 @@ impl From<Duration> for Instant {
     }
 }
 
+impl Ask {
+    /// The number of the first attempt of a client of a process.
+    pub(crate) fn first(process: u32, client: u32) -> Self {
+        Self(u64::from(process) << 32 | u64::from(client) << 24)
+    }
+
+    /// The client whose attempt it is.
+    pub(crate) fn client(self) -> u64 {
+        self.0 >> 24
+    }
+}
+
 impl Event {
     pub(crate) fn of_home(kind: Kind) -> Self {
-        Self { at: Instant::now(), process: 0, kind }
+        Self {
+            at: Instant::now(),
+            process: 0,
+            kind,
+        }
     }
 }
 
 impl Kind {
-    /// The attempt that it is about.
+    /// The attempt that the event is about.
     pub(crate) fn ask(&self) -> Option<Ask> {
         match self {
             Self::Asked { ask, .. }

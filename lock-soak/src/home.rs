@@ -24,13 +24,14 @@ pub(crate) struct Home(Arc<Mutex<State>>);
 struct State {
     registers: Vec<Register>,
     history: Vec<Event>,
-    /// When each guard of a client that is not over was granted.
+    /// The moment at which each guard that has not ended was granted.
     granted: HashMap<Ask, Instant>,
-    /// When the store went back for the last time, and forgot its tokens.
+    /// The last time at which the store went back and forgot its tokens.
     went_back: Option<Instant>,
 }
 
-/// A number that is guarded by tokens and by nothing else: whoever comes with a token at least as large as all before is believed.
+/// A number that is guarded by tokens and by nothing else: it believes any client that comes with a
+/// token at least as large as all before.
 #[derive(Clone, Copy, Debug, Default)]
 struct Register {
     value: u64,
@@ -38,13 +39,21 @@ struct Register {
 }
 
 impl State {
-    /// A read counts as well: else one that read before, and was then overtaken, could still write.
+    /// A read counts as well: otherwise a client that read before it was overtaken could still
+    /// write.
     fn admitted(&mut self, ask: Ask, register: u32, token: u64) -> Option<&mut Register> {
-        // Tokens from before the store went back are of another era: whoever restores it must see to that.
-        if self.went_back.is_some_and(|at| self.granted.get(&ask).is_some_and(|granted| *granted <= at)) {
+        // Tokens from before the store went back are of another era: whoever restores the store
+        // must see to that.
+        if self
+            .went_back
+            .is_some_and(|at| self.granted.get(&ask).is_some_and(|granted| *granted <= at))
+        {
             return None;
         }
-        let register = self.registers.get_mut(register as usize).filter(|register| token >= register.token)?;
+        let register = self
+            .registers
+            .get_mut(register as usize)
+            .filter(|register| token >= register.token)?;
         register.token = token;
         Some(register)
     }
@@ -52,16 +61,23 @@ impl State {
 
 impl Home {
     pub(crate) fn new(registers: u32) -> Self {
-        Self(Arc::new(Mutex::new(State { registers: vec![Register::default(); registers as usize], ..State::default() })))
+        Self(Arc::new(Mutex::new(State {
+            registers: vec![Register::default(); registers as usize],
+            ..State::default()
+        })))
     }
 
-    /// The store starts again with older data; tokens that were handed out since count no more if it forgets them.
+    /// Records that the store starts again with older data. If it forgets tokens, those handed out
+    /// since then no longer count.
     pub(crate) fn go_back(&self, forgets_tokens: bool) {
         self.record(Kind::WentBack);
         if forgets_tokens {
             let mut state = self.state();
             state.went_back = Some(Instant::now());
-            state.registers.iter_mut().for_each(|register| register.token = 0);
+            state
+                .registers
+                .iter_mut()
+                .for_each(|register| register.token = 0);
         }
     }
 
@@ -84,7 +100,7 @@ impl Home {
         look(&self.state().history)
     }
 
-    /// The history; what comes later is lost.
+    /// Takes the history; later events are lost.
     pub(crate) fn take_history(&self) -> Vec<Event> {
         std::mem::take(&mut self.state().history)
     }
@@ -93,7 +109,8 @@ impl Home {
     pub(crate) async fn serve(&self) -> io::Result<(SocketAddr, JoinSet<()>)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (home, mut server) = (self.clone(), JoinSet::new());
+        let home = self.clone();
+        let mut server = JoinSet::new();
         server.spawn(async move {
             let mut clients = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
@@ -121,21 +138,39 @@ impl Home {
                 self.add(event);
                 None
             }
-            Request::Read { ask, register, token } => Some(self.read(ask, register, token)),
-            Request::Write { ask, register, token, value } => Some(self.write(ask, register, token, value)),
+            Request::Read {
+                ask,
+                register,
+                token,
+            } => Some(self.read(ask, register, token)),
+            Request::Write {
+                ask,
+                register,
+                token,
+                value,
+            } => Some(self.write(ask, register, token, value)),
         }
     }
 
     fn read(&self, ask: Ask, register: u32, token: u64) -> Answer {
-        self.state().admitted(ask, register, token).map_or(Answer::Refused, |register| Answer::Value(register.value))
+        self.state()
+            .admitted(ask, register, token)
+            .map_or(Answer::Refused, |register| Answer::Value(register.value))
     }
 
     fn write(&self, ask: Ask, register: u32, token: u64, value: u64) -> Answer {
         let mut state = self.state();
-        let Some(admitted) = state.admitted(ask, register, token) else { return Answer::Refused };
-        // Not compared with what was there: that an increment is not lost is what the lock is for.
+        let Some(admitted) = state.admitted(ask, register, token) else {
+            return Answer::Refused;
+        };
+        // Not compared with the old value: the lock is there to ensure that no increment is lost.
         admitted.value = value;
-        state.history.push(Event::of_home(Kind::Wrote { ask, register, token, value }));
+        state.history.push(Event::of_home(Kind::Wrote {
+            ask,
+            register,
+            token,
+            value,
+        }));
         Answer::Value(value)
     }
 
@@ -154,9 +189,17 @@ mod tests {
         assert_eq!(home.read(Ask(9), 0, 5), Answer::Value(0));
         assert_eq!(home.write(Ask(1), 0, 5, 1), Answer::Value(1));
         assert_eq!(home.read(Ask(9), 0, 7), Answer::Value(1));
-        assert_eq!(home.write(Ask(1), 0, 5, 2), Answer::Refused, "another has read since");
+        assert_eq!(
+            home.write(Ask(1), 0, 5, 2),
+            Answer::Refused,
+            "another has read since"
+        );
         assert_eq!(home.read(Ask(9), 0, 6), Answer::Refused);
-        assert_eq!(home.write(Ask(2), 0, 7, 9), Answer::Value(9), "what is written is not checked");
+        assert_eq!(
+            home.write(Ask(2), 0, 7, 9),
+            Answer::Value(9),
+            "what is written is not checked"
+        );
         assert_eq!(home.with_history(<[Event]>::len), 2);
     }
 
@@ -164,7 +207,15 @@ mod tests {
     fn who_was_granted_before_the_store_went_back_is_refused_and_smaller_tokens_come_again() {
         let home = Home::new(1);
         let grant = |ask, token, at| {
-            home.add(Event { at, process: 1, kind: Kind::Granted { ask: Ask(ask), token, valid_until: at } });
+            home.add(Event {
+                at,
+                process: 1,
+                kind: Kind::Granted {
+                    ask: Ask(ask),
+                    token,
+                    valid_until: at,
+                },
+            });
         };
         grant(1, 7, Instant(0));
         assert_eq!(home.read(Ask(1), 0, 7), Answer::Value(0));

@@ -1,18 +1,21 @@
-//! Soak test: clients in several processes add to fenced registers under locks, while a schedule that a seed determines kills,
-//! pauses, cuts off and restarts members of the store, slows down their answers, removes entries of held locks, does what operators
-//! do, and kills and pauses clients. Each acquisition has a TTL of its own.
+//! Soak test: clients in several processes add to fenced registers under locks, while a schedule
+//! causes faults. The schedule follows from a seed. It kills, pauses, cuts off and restarts members
+//! of the store, slows down their answers, restores older data, removes entries of held locks, does
+//! what operators do, and kills and pauses clients. Each acquisition has a TTL of its own.
 //!
 //! ```text
 //! lock-soak etcd --seed 1 --minutes 3
 //! lock-soak redis --seed 1 --minutes 3
 //! ```
 //!
-//! This process is the *home*: it runs the store and the faults, keeps the registers, and records what everybody reports, in
-//! one history on one clock. Its *workers*, other processes of this program, have the clients. In the end the history is
-//! checked against each of the [`invariants`]. The faults, and what each client wants to do, follow from the seed alone; how
-//! they interleave does not, so that a failing seed is likely to fail again, not certain.
+//! This process is the *home*: it runs the store and the faults, keeps the registers, and records
+//! what everybody reports, in one history on one clock. Its *workers*, other processes of this
+//! program, run the clients. In the end the history is checked against each of the [`invariants`].
+//! The faults, and what each client wants to do, follow from the seed alone. How they interleave
+//! does not, so a failing seed is likely to fail again, but not certain to.
 //!
-//! A run longer than ten minutes is made of rounds of ten, with the seeds N, N + 1, ...: each can be replayed on its own.
+//! A run longer than ten minutes consists of rounds of ten minutes, with the seeds N, N + 1, ...:
+//! each can be replayed on its own.
 
 mod client;
 mod event;
@@ -49,36 +52,39 @@ enum Command {
     Etcd(Options),
     /// One Redis server that has every write on disk before its reply.
     Redis(Options),
-    /// What the other commands start.
+    /// Runs a worker; the other commands start this themselves.
     #[command(hide = true)]
     Worker(worker::Assignment),
 }
 
-/// How to soak.
+/// Options of a soak.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// What the faults follow from; a run with the same seed and length has the same ones.
+    /// Seed of the faults; a run with the same seed and length has the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How long.
+    /// Length of the run, in minutes.
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
-    /// Clients in all, each with a connection of its own.
+    /// Number of clients in all, each with a connection of its own.
     #[arg(long, default_value_t = 8)]
     clients: u32,
-    /// Processes that they are spread over.
+    /// Number of processes that the clients are spread over.
     #[arg(long, default_value_t = 4)]
     processes: u32,
-    /// Registers, each with a lock of its own.
+    /// Number of registers, each with a lock of its own.
     #[arg(long, default_value_t = 4)]
     registers: u32,
-    /// TTL of the locks, in seconds, or a range of them, from which each acquisition takes one, mostly one of the shortest.
+    /// TTL of the locks, in seconds, or a range from which each acquisition takes one, mostly one
+    /// of the shortest.
     #[arg(long, default_value = "2..30")]
     ttl: ttls::Ttls,
-    /// Lets the store go back, too: to an older copy of its data, to a snapshot, or to nothing.
+    /// Never lets the store go back: to an older copy of its data, to a snapshot, to the data of a
+    /// member that was left behind, or to nothing.
     #[arg(long)]
-    rollback: bool,
-    /// Pauses leaders for as long as the schedule says, although the server is known not to survive it.
+    no_rollback: bool,
+    /// Pauses leaders for as long as the schedule says, even if the server is known not to survive
+    /// it.
     #[arg(long)]
     long_leader_pauses: bool,
     /// Writes the history of the last round to this file, one JSON object per line.
@@ -91,16 +97,28 @@ pub(crate) struct Options {
 
 impl Options {
     fn shape(&self, target: &str) -> schedule::Shape {
-        let (members, acts, returns) = (store::members(target), store::acts(target, self.seed), store::returns(target, self.seed));
-        let returns = if self.rollback { returns } else { &[] };
-        schedule::Shape { members, workers: self.processes as usize, ttls: self.ttl, acts, returns }
+        let members = store::members(target);
+        let acts = store::acts(target, self.seed);
+        let returns = store::returns(target, self.seed);
+        let returns = if self.no_rollback { &[] } else { returns };
+        schedule::Shape {
+            members,
+            workers: self.processes as usize,
+            ttls: self.ttl,
+            acts,
+            returns,
+        }
     }
 }
 
 const ROUND: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
@@ -109,7 +127,7 @@ fn main() -> ExitCode {
         Command::Etcd(options) => runtime.block_on(soak("etcd", options)),
         Command::Redis(options) => runtime.block_on(soak("redis", options)),
     };
-    // The input of a worker is read on a thread that cannot be ended otherwise.
+    // The thread that reads a worker's input cannot be ended otherwise.
     runtime.shutdown_background();
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -123,17 +141,28 @@ fn fail(error: &BoxError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// All rounds; `false` as soon as one has violated an invariant.
+/// Runs all rounds; `false` as soon as one has violated an invariant.
 async fn soak(target: &'static str, options: Options) -> Result<bool, BoxError> {
     let total = Duration::try_from_secs_f64(options.minutes * 60.0)?;
-    if options.processes == 0 || options.clients < options.processes || options.registers == 0 || total.is_zero() {
-        return Err("at least one process, one client in each, one register and some time are needed".into());
+    if options.processes == 0
+        || options.clients < options.processes
+        || options.registers == 0
+        || total.is_zero()
+    {
+        return Err(
+            "at least one process, one client in each, one register and some time are needed"
+                .into(),
+        );
     }
     let mut left = total;
     let mut seed = options.seed;
     while !left.is_zero() {
         let length = left.min(ROUND);
-        let round = Options { seed, minutes: length.as_secs_f64() / 60.0, ..options.clone() };
+        let round = Options {
+            seed,
+            minutes: length.as_secs_f64() / 60.0,
+            ..options.clone()
+        };
         if options.dry_run {
             report::schedule(&schedule::Schedule::new(seed, length, &round.shape(target)));
         } else if !round::run(target, &round, length).await? {

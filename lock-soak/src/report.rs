@@ -13,32 +13,59 @@ use crate::{
     schedule::Schedule,
 };
 
-/// What is shown before and after a violation.
+/// Time shown before and after a violation.
 const CONTEXT: Duration = Duration::from_millis(500);
 const MOST_LINES: usize = 300;
 
 pub(crate) fn begin(target: &str, options: &Options, length: Duration, schedule: &Schedule) {
-    let Options { seed, clients, processes, registers, ttl, .. } = options;
-    let (store, workers) = (schedule.store.len(), schedule.workers.len());
+    let Options {
+        seed,
+        clients,
+        processes,
+        registers,
+        ttl,
+        ..
+    } = options;
+    let store = schedule.store.len();
+    let workers = schedule.workers.len();
     println!(
         "soak {target}: seed {seed}, {length:?}, {clients} clients in {processes} processes, {registers} locks, TTL {ttl} s, {store} + {workers} faults"
     );
 }
 
 pub(crate) fn schedule(schedule: &Schedule) {
-    let store = schedule.store.iter().map(|step| (step.at, step.lasts, step.fault.to_string()));
-    let mut all: Vec<_> = store.chain(schedule.workers.iter().map(|step| (step.at, step.lasts, step.fault.to_string()))).collect();
+    let store = schedule
+        .store
+        .iter()
+        .map(|step| (step.at, step.lasts, step.fault.to_string()));
+    let mut all: Vec<_> = store
+        .chain(
+            schedule
+                .workers
+                .iter()
+                .map(|step| (step.at, step.lasts, step.fault.to_string())),
+        )
+        .collect();
     all.sort();
     for (at, lasts, fault) in all {
-        println!("  {:8.3} s  for {:6.3} s  {fault}", at.as_secs_f64(), lasts.as_secs_f64());
+        println!(
+            "  {:8.3} s  for {:6.3} s  {fault}",
+            at.as_secs_f64(),
+            lasts.as_secs_f64()
+        );
     }
 }
 
-/// One line.
+/// Prints the progress in one line.
 pub(crate) fn progress(elapsed: Duration, length: Duration, events: &[Event]) {
     let count = |is: fn(&Kind) -> bool| events.iter().filter(|event| is(&event.kind)).count();
     let increments = count(|kind| matches!(kind, Kind::Incremented { .. }));
-    let faults = count(|kind| matches!(kind, Kind::FaultBegan { .. } | Kind::Killed { .. } | Kind::Paused { .. }));
+    let faults = count(|kind| {
+        matches!(
+            kind,
+            Kind::FaultBegan { .. } | Kind::Killed { .. } | Kind::Paused { .. }
+        )
+    });
     let losses = count(|kind| matches!(kind, Kind::Lost { .. }));
     let failures = count(|kind| matches!(kind, Kind::Failed { .. }));
     let now = events.iter().rev().find_map(|event| match &event.kind {
@@ -56,17 +83,35 @@ pub(crate) fn progress(elapsed: Duration, length: Duration, events: &[Event]) {
 
 pub(crate) fn summary(history: &History, schedule: &Schedule) {
     let mut faults: BTreeMap<String, usize> = BTreeMap::new();
-    let kinds = schedule.store.iter().map(|step| step.fault.to_string()).chain(schedule.workers.iter().map(|step| step.fault.to_string()));
-    kinds.for_each(|kind| *faults.entry(kind.replace(" off from its peers", " off from peers")).or_default() += 1);
+    let kinds = schedule
+        .store
+        .iter()
+        .map(|step| step.fault.to_string())
+        .chain(schedule.workers.iter().map(|step| step.fault.to_string()));
+    kinds.for_each(|kind| {
+        *faults
+            .entry(kind.replace(" off from its peers", " off from peers"))
+            .or_default() += 1;
+    });
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    history.events.iter().filter_map(|event| label(&event.kind)).for_each(|label| *counts.entry(label).or_default() += 1);
+    history
+        .events
+        .iter()
+        .filter_map(|event| label(&event.kind))
+        .for_each(|label| *counts.entry(label).or_default() += 1);
     println!("summary:");
     for (what, count) in counts {
         println!("  {count:8} {what}");
     }
-    println!("  {:8} guards renewed past their first deadline", history.renewed());
+    println!(
+        "  {:8} guards renewed past their first deadline",
+        history.renewed()
+    );
     println!("  {:8} guards lost", history.lost());
-    println!("  {:8.3} s longest wait", history.longest_wait().as_secs_f64());
+    println!(
+        "  {:8.3} s longest wait",
+        history.longest_wait().as_secs_f64()
+    );
     for (fault, count) in faults {
         println!("  {count:8} x {fault}");
     }
@@ -90,13 +135,22 @@ fn label(kind: &Kind) -> Option<&'static str> {
     })
 }
 
-/// The events around a violation, in milliseconds since the first event.
+/// Prints the events around a violation, in milliseconds since the first event.
 pub(crate) fn slice(history: &History, violation: &Violation) {
     let origin = history.events.first().map_or(Instant(0), |event| event.at);
-    let (from, to) = (violation.from.minus(CONTEXT), violation.to.plus(CONTEXT));
-    let shown: Vec<_> = history.events.iter().filter(|event| event.at >= from && event.at <= to && !is_routine(&event.kind)).collect();
+    let from = violation.from.minus(CONTEXT);
+    let to = violation.to.plus(CONTEXT);
+    let shown: Vec<_> = history
+        .events
+        .iter()
+        .filter(|event| event.at >= from && event.at <= to && !is_routine(&event.kind))
+        .collect();
     let left_out = shown.len().saturating_sub(MOST_LINES);
-    println!("  history from {:?} to {:?}:", from.since(origin), to.since(origin));
+    println!(
+        "  history from {:?} to {:?}:",
+        from.since(origin),
+        to.since(origin)
+    );
     if left_out > 0 {
         println!("    ... {left_out} earlier events left out");
     }
@@ -111,14 +165,30 @@ pub(crate) fn slice(history: &History, violation: &Violation) {
 }
 
 fn is_routine(kind: &Kind) -> bool {
-    matches!(kind, Kind::Incremented { .. } | Kind::NotFree { .. } | Kind::Seen { .. } | Kind::Served { .. } | Kind::Elected { .. })
+    matches!(
+        kind,
+        Kind::Incremented { .. }
+            | Kind::NotFree { .. }
+            | Kind::Seen { .. }
+            | Kind::Served { .. }
+            | Kind::Elected { .. }
+    )
 }
 
 fn describe(kind: &Kind, origin: Instant) -> String {
     let millis = |at: &Instant| at.since(origin).as_secs_f64() * 1000.0;
     match kind {
-        Kind::Granted { ask, token, valid_until } => format!("{ask} granted with token {token}, valid until {:.3} ms", millis(valid_until)),
-        Kind::Held { ask, valid_until } => format!("{ask} still valid, until {:.3} ms", millis(valid_until)),
+        Kind::Granted {
+            ask,
+            token,
+            valid_until,
+        } => format!(
+            "{ask} granted with token {token}, valid until {:.3} ms",
+            millis(valid_until)
+        ),
+        Kind::Held { ask, valid_until } => {
+            format!("{ask} still valid, until {:.3} ms", millis(valid_until))
+        }
         kind => match kind.ask() {
             Some(ask) => format!("{ask} {kind:?}"),
             None => format!("{kind:?}"),
@@ -138,10 +208,23 @@ pub(crate) fn write_history(path: &Path, history: &History) -> io::Result<()> {
 pub(crate) fn failure(target: &str, options: &Options, length: Duration, schedule: &Schedule) {
     println!("FAILED with seed {}; its schedule:", options.seed);
     self::schedule(schedule);
-    let Options { seed, clients, processes, registers, ttl, .. } = options;
+    let Options {
+        seed,
+        clients,
+        processes,
+        registers,
+        ttl,
+        ..
+    } = options;
     let minutes = length.as_secs_f64() / 60.0;
-    let flags = [(options.long_leader_pauses, " --long-leader-pauses"), (options.rollback, " --rollback")];
-    let flags: String = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).collect();
+    let flags = [
+        (options.long_leader_pauses, " --long-leader-pauses"),
+        (options.no_rollback, " --no-rollback"),
+    ];
+    let flags: String = flags
+        .into_iter()
+        .filter_map(|(is_set, flag)| is_set.then_some(flag))
+        .collect();
     println!(
         "to replay it:\n  scripts/soak.sh {target} --seed {seed} --minutes {minutes} --clients {clients} --processes {processes} --registers {registers} --ttl {ttl}{flags}"
     );

@@ -1,6 +1,7 @@
 use std::{ops::Range, time::Duration};
 
-/// SplitMix64: the same numbers from the same seed on every machine and with every version of every crate.
+/// SplitMix64: the same numbers from the same seed on every machine and with every version of every
+/// crate.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -20,19 +21,22 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From zero up to, and without, `end`.
+    /// A number from zero up to, but not including, `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    /// True once in so many times, on average.
+    /// True one time in `times`, on average.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
     pub(crate) fn duration(&mut self, range: Range<Duration>) -> Duration {
         let width = range.end.saturating_sub(range.start);
-        range.start + Duration::from_micros(self.below(u64::try_from(width.as_micros()).unwrap_or(u64::MAX)))
+        range.start
+            + Duration::from_micros(
+                self.below(u64::try_from(width.as_micros()).unwrap_or(u64::MAX)),
+            )
     }
 }
 

@@ -18,12 +18,16 @@ use crate::{
     workers::Workers,
 };
 
-/// Queues drain, and leases of the dead run out, within this after the last fault.
+/// Time after the last fault within which queues drain and leases of dead clients expire.
 const DRAIN: Duration = Duration::from_secs(90);
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// One round; `false` if it violated an invariant.
-pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Result<bool, BoxError> {
+/// Runs one round; `false` if it violated an invariant.
+pub(crate) async fn run(
+    target: &str,
+    options: &Options,
+    length: Duration,
+) -> Result<bool, BoxError> {
     let members = store::members(target);
     let schedule = Schedule::new(options.seed, length, &options.shape(target));
     report::begin(target, options, length, &schedule);
@@ -31,11 +35,24 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
     let home = Home::new(options.registers);
     let (address, _server) = home.serve().await?;
     let url = store.url(options.ttl.usual());
-    let workers = Arc::new(Mutex::new(Workers::start_all(url, address, options, home.clone())?));
+    let workers = Arc::new(Mutex::new(Workers::start_all(
+        url,
+        address,
+        options,
+        home.clone(),
+    )?));
     let begin = Instant::now();
     let outcome = {
-        let longest_leader_pause = store.longest_leader_pause(options.ttl.least()).filter(|_| !options.long_leader_pauses);
-        let scene = Scene { members, registers: options.registers, store: Arc::clone(&store), home: home.clone(), longest_leader_pause };
+        let longest_leader_pause = store
+            .longest_leader_pause(options.ttl.least())
+            .filter(|_| !options.long_leader_pauses);
+        let scene = Scene {
+            members,
+            registers: options.registers,
+            store: Arc::clone(&store),
+            home: home.clone(),
+            longest_leader_pause,
+        };
         let store_faults = disturb_store(begin, schedule.store.clone(), scene);
         let worker_faults = disturb_workers(begin, schedule.workers.clone(), Arc::clone(&workers));
         let time = async {
@@ -56,8 +73,16 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
     if let Some(path) = &options.history {
         report::write_history(path, &history)?;
     }
-    let (ttls, clients, forgets_tokens) = (options.ttl, options.clients, store.forgets_tokens());
-    let terms = Terms { ttls, clients, patience: store.patience(), prompt: store.prompt(), forgets_tokens };
+    let ttls = options.ttl;
+    let clients = options.clients;
+    let forgets_tokens = store.forgets_tokens();
+    let terms = Terms {
+        ttls,
+        clients,
+        wait_limit: store.wait_limit(),
+        prompt: store.prompt(),
+        forgets_tokens,
+    };
     report::summary(&history, &schedule);
     let fine = judge(&terms, &history);
     if !fine {
@@ -66,8 +91,13 @@ pub(crate) async fn run(target: &str, options: &Options, length: Duration) -> Re
     Ok(fine)
 }
 
-/// Reports until the round is over; ends before only because a worker ended by itself.
-async fn progress(begin: Instant, length: Duration, home: &Home, workers: &Mutex<Workers>) -> Result<(), BoxError> {
+/// Reports until the round is over; ends earlier only because a worker ended by itself.
+async fn progress(
+    begin: Instant,
+    length: Duration,
+    home: &Home,
+    workers: &Mutex<Workers>,
+) -> Result<(), BoxError> {
     let mut next = begin + PROGRESS;
     loop {
         sleep(Duration::from_millis(500)).await;
@@ -81,19 +111,30 @@ async fn progress(begin: Instant, length: Duration, home: &Home, workers: &Mutex
     }
 }
 
-/// Soon, before what should not be there can have expired, unless a process was killed that recently.
+/// Looks soon, before leftovers can have expired, unless a process was killed too recently for
+/// that.
 async fn look_for_leftovers(store: &dyn Store, ttl: Duration, home: &Home) -> Result<(), BoxError> {
     let (after_end, after_kill) = store.settles(ttl);
     let is_kill = |kind: &Kind| matches!(kind, Kind::Killed { .. } | Kind::EndedBadly { .. });
-    let last_kill = home.with_history(|events| events.iter().rev().find(|event| is_kill(&event.kind)).map(|event| event.at));
-    let limit = Stamp::now().plus(after_end).max(last_kill.unwrap_or(Stamp(0)).plus(after_kill));
+    let last_kill = home.with_history(|events| {
+        events
+            .iter()
+            .rev()
+            .find(|event| is_kill(&event.kind))
+            .map(|event| event.at)
+    });
+    let limit = Stamp::now()
+        .plus(after_end)
+        .max(last_kill.unwrap_or(Stamp(0)).plus(after_kill));
     loop {
         let contents = store.contents().await?;
         if contents.is_empty() {
             return Ok(());
         }
         if Stamp::now() >= limit {
-            contents.into_iter().for_each(|what| home.record(Kind::LeftBehind { what }));
+            contents
+                .into_iter()
+                .for_each(|what| home.record(Kind::LeftBehind { what }));
             return Ok(());
         }
         sleep(Duration::from_millis(50)).await;

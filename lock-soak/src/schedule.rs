@@ -5,25 +5,25 @@ use crate::{rng::Rng, ttls::Ttls};
 /// All faults of a round, which follow from its seed, its length and its shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
-    /// One after the other: the store is healthy in between.
+    /// Faults of the store, one after the other: the store is healthy in between.
     pub(crate) store: Vec<Step<StoreFault>>,
-    /// One after the other, whatever happens to the store.
+    /// Faults of the workers, one after the other, whatever happens to the store.
     pub(crate) workers: Vec<Step<WorkerFault>>,
 }
 
-/// What there is to disturb.
+/// The parts of a run that can be disturbed.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) members: usize,
     pub(crate) workers: usize,
     pub(crate) ttls: Ttls,
-    /// What an operator may do to the store.
+    /// Operations that an operator may carry out on the store.
     pub(crate) acts: &'static [Act],
-    /// How the store may go back.
+    /// Ways in which the store may go back.
     pub(crate) returns: &'static [Return],
 }
 
-/// A fault, since the begin of the round, and how long it lasts.
+/// A fault, the time since the start of the round, and how long it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step<F> {
     pub(crate) at: Duration,
@@ -39,7 +39,7 @@ pub(crate) enum StoreFault {
     Pause(Target),
     /// One member is cut off.
     Cut(Target, Side, Cut),
-    /// What clients and one member say to each other arrives this much later.
+    /// Messages between clients and one member arrive this much later.
     Delay(Target, Duration),
     /// One member after the other is killed and started at once.
     RollingRestart,
@@ -47,68 +47,71 @@ pub(crate) enum StoreFault {
     Majority,
     /// All are killed, and started again after a fraction of the TTL.
     Blackout,
-    /// What an operator does to a store that works.
+    /// An operator does something to a store that works.
     Act(Act),
-    /// All members are stopped, and start again with data of some time before.
+    /// All members are stopped, and start again with data from some time before.
     GoBack(Return),
-    /// The entry of an acquisition that is held for long is taken away.
+    /// The entry of an acquisition that is held for long is removed.
     Remove(Removal),
 }
 
-/// Of an operator. What takes something away from clients gives it back after a while.
+/// An act of an operator. One that takes something away from clients gives it back after a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// etcd: drops all revisions but the last.
     Compact,
     /// etcd: rewrites the data of one member after the other.
     Defragment,
-    /// etcd: has another member lead.
+    /// etcd: makes another member the leader.
     MoveLeader,
-    /// etcd: authentication is turned on if it was off, and off if it was on.
+    /// etcd: turns authentication on if it was off, and off if it was on.
     Authentication,
-    /// etcd: what the role of the clients may do.
+    /// etcd: changes what the role of the clients may do.
     Permission,
     /// Redis: closes all connections of clients.
     KillConnections,
-    /// Redis: the server knows no script any more.
+    /// Redis: makes the server forget all scripts.
     FlushScripts,
-    /// Redis: the user of the clients may run no scripts.
+    /// Redis: forbids the user of the clients to run scripts.
     Permissions,
-    /// Redis: the user of the clients may not log in, and is logged out.
+    /// Redis: forbids the user of the clients to log in, and logs it out.
     User,
-    /// Redis: settings that reach clients.
+    /// Redis: changes settings that affect clients.
     Configure,
     /// Redis: saves its data in the background, and then reads it again.
     Reload,
 }
 
-/// Which data a store starts again with.
+/// The data with which a store starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Return {
     /// A copy of the files of each member.
     Copy,
     /// etcd: a snapshot, which makes the same cluster again.
     Snapshot,
-    /// None.
+    /// etcd: a member that was left behind leads alone (`--force-new-cluster`), and the others join
+    /// it anew.
+    Forced,
+    /// No data.
     Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// Nobody has the lock then.
+    /// Nobody has the lock afterwards.
     Delete,
-    /// Something has it for a moment that is none of the clients.
+    /// Something that is none of the clients has the lock for a moment.
     Overwrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Whoever leads then.
+    /// The member that leads at the time.
     Leader,
     Member(usize),
 }
 
-/// Which links of a member.
+/// The links of a member that are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Peers,
@@ -116,14 +119,14 @@ pub(crate) enum Side {
     Both,
 }
 
-/// What becomes of what is sent over a link.
+/// Fate of the data sent over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// It vanishes.
     Silent,
     /// The connection is closed.
     Refused,
-    /// Requests arrive and take effect, the replies vanish.
+    /// Requests arrive and take effect, but replies vanish.
     Replies,
 }
 
@@ -138,16 +141,20 @@ pub(crate) enum WorkerFault {
 const MILLI: Duration = Duration::from_millis(1);
 /// The end of a round is quiet, so that all can come to an end.
 const TAIL: Duration = Duration::from_secs(10);
-/// How much of its request timeout a slow server takes for an answer, in percent: a deadline that counts from the answer is then
-/// later than the end of the lease, and whoever has no renewal on its way yet sends one in time.
+/// Share of the request timeout that a slow server takes for an answer, in percent. A deadline
+/// counted from the answer is then later than the end of the lease, while a client that has no
+/// renewal under way yet still sends one in time.
 const SLOW: std::ops::Range<u64> = 50..90;
-/// Of a client.
+/// The request timeout of a client.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Schedule {
     pub(crate) fn new(seed: u64, length: Duration, shape: &Shape) -> Self {
         let end = length.saturating_sub(TAIL).max(length / 2);
-        Self { store: store_steps(Rng::new(seed, 1), end, shape), workers: worker_steps(Rng::new(seed, 2), end, shape) }
+        Self {
+            store: store_steps(Rng::new(seed, 1), end, shape),
+            workers: worker_steps(Rng::new(seed, 2), end, shape),
+        }
     }
 }
 
@@ -162,7 +169,7 @@ fn store_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<StoreFaul
         };
         let ttl = shape.ttls.pick(&mut rng);
         let lasts = match fault {
-            // With the time to come back it stays well below the TTL.
+            // Together with the time to come back, the outage stays well below the TTL.
             StoreFault::Majority | StoreFault::Blackout => rng.duration(200 * MILLI..ttl / 4),
             StoreFault::RollingRestart | StoreFault::Remove(_) => Duration::ZERO,
             StoreFault::Act(act) if !act.is_taken_back() => Duration::ZERO,
@@ -176,7 +183,8 @@ fn store_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<StoreFaul
     steps
 }
 
-/// Where every fault is an outage, some gaps are so long that nothing in their second half has an excuse.
+/// Picks the time until the next fault. Where every fault is an outage, some gaps are so long that
+/// nothing in their second half has an excuse.
 fn store_gap(rng: &mut Rng, shape: &Shape) -> Duration {
     if shape.members == 1 && rng.one_in(3) {
         let ttl = shape.ttls.pick(rng);
@@ -187,7 +195,11 @@ fn store_gap(rng: &mut Rng, shape: &Shape) -> Duration {
 }
 
 fn disturbance(rng: &mut Rng, shape: &Shape) -> StoreFault {
-    if shape.members == 1 { lone_fault(rng, shape) } else { store_fault(rng, shape) }
+    if shape.members == 1 {
+        lone_fault(rng, shape)
+    } else {
+        store_fault(rng, shape)
+    }
 }
 
 fn act(rng: &mut Rng, shape: &Shape) -> StoreFault {
@@ -195,9 +207,17 @@ fn act(rng: &mut Rng, shape: &Shape) -> StoreFault {
 }
 
 fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
-    let target = if rng.one_in(2) { Target::Leader } else { Target::Member(rng.below(shape.members as u64) as usize) };
+    let target = if rng.one_in(2) {
+        Target::Leader
+    } else {
+        Target::Member(rng.below(shape.members as u64) as usize)
+    };
     let side = [Side::Peers, Side::Clients, Side::Both][rng.below(3) as usize];
-    let cut = if rng.one_in(3) { Cut::Refused } else { Cut::Silent };
+    let cut = if rng.one_in(3) {
+        Cut::Refused
+    } else {
+        Cut::Silent
+    };
     match rng.below(19) {
         0..=3 => StoreFault::Kill(target),
         4..=6 => StoreFault::Pause(target),
@@ -209,7 +229,7 @@ fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
     }
 }
 
-/// A fault of a store that is one server.
+/// Picks a fault of a store that is a single server.
 fn lone_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
     let target = Target::Member(0);
     match rng.below(18) {
@@ -218,8 +238,11 @@ fn lone_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
         5 => StoreFault::Cut(target, Side::Clients, Cut::Silent),
         6 => StoreFault::Cut(target, Side::Clients, Cut::Refused),
         7 | 8 => StoreFault::Cut(target, Side::Clients, Cut::Replies),
-        // On the way there, and once more on the way back.
-        9 | 10 => StoreFault::Delay(target, REQUEST_TIMEOUT * (SLOW.start + rng.below(SLOW.end - SLOW.start)) as u32 / 200),
+        // The delay counts on the way there, and once more on the way back.
+        9 | 10 => StoreFault::Delay(
+            target,
+            REQUEST_TIMEOUT * (SLOW.start + rng.below(SLOW.end - SLOW.start)) as u32 / 200,
+        ),
         11 | 12 => StoreFault::Remove(Removal::Delete),
         13 => StoreFault::Remove(Removal::Overwrite),
         _ => act(rng, shape),
@@ -230,11 +253,18 @@ fn worker_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<WorkerFa
     let mut steps = Vec::new();
     let mut at = rng.duration(5000 * MILLI..10_000 * MILLI);
     while at < end {
-        let (worker, ttl) = (rng.below(shape.workers as u64) as usize, shape.ttls.pick(&mut rng));
+        let worker = rng.below(shape.workers as u64) as usize;
+        let ttl = shape.ttls.pick(&mut rng);
         let (fault, lasts) = match rng.below(5) {
-            0 | 1 => (WorkerFault::Kill(worker), rng.duration(Duration::ZERO..2000 * MILLI)),
-            // A pause that everybody outlives, and one that outlives the lease.
-            2 | 3 => (WorkerFault::Pause(worker), rng.duration(100 * MILLI..ttl / 2)),
+            0 | 1 => (
+                WorkerFault::Kill(worker),
+                rng.duration(Duration::ZERO..2000 * MILLI),
+            ),
+            // A pause that everybody survives, and one that outlives the lease.
+            2 | 3 => (
+                WorkerFault::Pause(worker),
+                rng.duration(100 * MILLI..ttl / 2),
+            ),
             _ => (WorkerFault::Pause(worker), rng.duration(ttl..ttl * 3 / 2)),
         };
         steps.push(Step { at, lasts, fault });
@@ -244,7 +274,7 @@ fn worker_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<WorkerFa
 }
 
 impl Target {
-    /// The member that is meant while this one leads.
+    /// The member that is meant while `leader` leads.
     pub(crate) fn among(self, leader: usize) -> usize {
         match self {
             Self::Leader => leader,
@@ -254,12 +284,16 @@ impl Target {
 }
 
 impl StoreFault {
-    /// Whether requests may fail while it lasts: without a majority, or on the only member.
+    /// True if requests may fail while the fault lasts: without a majority, or on the only member.
     pub(crate) fn takes_majority(&self, members: usize) -> bool {
         match self {
             Self::Majority | Self::Blackout | Self::GoBack(_) => true,
             Self::Act(act) => act.is_taken_back(),
-            Self::Kill(_) | Self::Pause(_) | Self::Cut(..) | Self::Delay(..) | Self::RollingRestart => members == 1,
+            Self::Kill(_)
+            | Self::Pause(_)
+            | Self::Cut(..)
+            | Self::Delay(..)
+            | Self::RollingRestart => members == 1,
             Self::Remove(_) => false,
         }
     }
@@ -290,6 +324,9 @@ impl fmt::Display for StoreFault {
             Self::Act(act) => write!(f, "{act}"),
             Self::GoBack(Return::Copy) => f.write_str("go back to a copy of the data"),
             Self::GoBack(Return::Snapshot) => f.write_str("go back to a snapshot"),
+            Self::GoBack(Return::Forced) => {
+                f.write_str("force a new cluster of a member that was left behind")
+            }
             Self::GoBack(Return::Nothing) => f.write_str("go back to nothing"),
             Self::Remove(Removal::Delete) => f.write_str("delete an entry that is held"),
             Self::Remove(Removal::Overwrite) => f.write_str("overwrite an entry that is held"),
@@ -298,9 +335,12 @@ impl fmt::Display for StoreFault {
 }
 
 impl Act {
-    /// Whether it keeps clients from what they want until it is taken back.
+    /// True if the act keeps clients from what they want until it is taken back.
     pub(crate) fn is_taken_back(self) -> bool {
-        matches!(self, Self::Authentication | Self::Permission | Self::Permissions | Self::User)
+        matches!(
+            self,
+            Self::Authentication | Self::Permission | Self::Permissions | Self::User
+        )
     }
 }
 
@@ -341,76 +381,4 @@ impl fmt::Display for WorkerFault {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ACTS: &[Act] = &[Act::Compact, Act::Permission];
-    const RETURNS: &[Return] = &[Return::Copy, Return::Nothing];
-
-    fn shape(members: usize, ttl: u64) -> Shape {
-        Shape { members, workers: 4, ttls: Duration::from_secs(ttl).into(), acts: ACTS, returns: &[] }
-    }
-
-    fn schedule_of(members: usize, seed: u64) -> Schedule {
-        Schedule::new(seed, Duration::from_secs(600), &shape(members, 10))
-    }
-
-    fn schedule(seed: u64) -> Schedule {
-        schedule_of(3, seed)
-    }
-
-    fn kind(fault: &StoreFault) -> String {
-        fault.to_string().replace(char::is_numeric, "")
-    }
-
-    #[test]
-    fn follows_from_the_seed() {
-        assert_eq!(schedule(7), schedule(7));
-        assert_ne!(schedule(7), schedule(8));
-    }
-
-    #[test]
-    fn has_every_kind_of_fault_one_after_the_other_and_no_long_outage() {
-        let mut kinds = std::collections::BTreeSet::new();
-        for seed in 0..20 {
-            let schedule = schedule(seed);
-            for pair in schedule.store.windows(2) {
-                assert!(pair[0].at + pair[0].lasts < pair[1].at);
-            }
-            for step in &schedule.store {
-                assert!(!step.fault.takes_majority(3) || step.lasts <= Duration::from_secs(5));
-                kinds.insert(kind(&step.fault));
-            }
-        }
-        // Kill, pause and six cuts of two targets; three others and two acts.
-        assert_eq!(kinds.len(), 21, "{kinds:?}");
-    }
-
-    #[test]
-    fn a_lone_server_has_faults_of_its_own() {
-        let faults: Vec<_> = (0..20).flat_map(|seed| schedule_of(1, seed).store).map(|step| step.fault).collect();
-        let kinds: std::collections::BTreeSet<_> = faults.iter().map(kind).collect();
-        // Kill, pause, three cuts, a delay, two removals and two acts.
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
-        let is_no_outage = |fault: &_| matches!(fault, StoreFault::Remove(_) | StoreFault::Act(Act::Compact));
-        assert!(faults.iter().all(|fault| fault.takes_majority(1) != is_no_outage(fault)));
-    }
-
-    #[test]
-    fn goes_back_only_where_that_is_wanted() {
-        let go_back = |shape: &Shape| {
-            let steps = Schedule::new(1, Duration::from_secs(600), shape).store;
-            steps.into_iter().filter(|step| matches!(step.fault, StoreFault::GoBack(_))).count()
-        };
-        assert_eq!(go_back(&shape(3, 10)), 0);
-        assert!(go_back(&Shape { returns: RETURNS, ..shape(3, 10) }) > 3);
-    }
-
-    #[test]
-    fn a_lone_server_is_left_alone_for_long_enough_at_times() {
-        let steps = Schedule::new(1, Duration::from_secs(180), &shape(1, 3)).store;
-        let quiet: Duration =
-            steps.windows(2).map(|pair| pair[1].at - pair[0].at - pair[0].lasts).filter(|gap| *gap > Duration::from_secs(6)).sum();
-        assert!(quiet > Duration::from_secs(40), "{quiet:?}");
-    }
-}
+mod tests;

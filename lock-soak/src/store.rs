@@ -10,10 +10,10 @@ use crate::{
 mod etcd;
 mod redis;
 
-/// A store that is soaked: what the faults need of it. Members are numbered from 0.
+/// The interface that the faults need of a store under soak. Members are numbered from 0.
 #[async_trait]
 pub(crate) trait Store: Debug + Send + Sync {
-    /// What clients connect to.
+    /// URL that clients connect to.
     fn url(&self, ttl: Duration) -> String;
     async fn leader(&self) -> Result<usize, BoxError>;
     fn kill(&self, member: usize) -> Result<(), BoxError>;
@@ -25,54 +25,63 @@ pub(crate) trait Store: Debug + Send + Sync {
     fn delay(&self, member: usize, by: Duration);
     fn heal(&self, member: usize);
     async fn wait_healthy(&self) -> Result<(), BoxError>;
-    /// The longest pause of a leader that the store is known to survive; `None` for any.
+    /// The longest pause of a leader that the store is known to survive; `None` if it survives any.
     fn longest_leader_pause(&self, ttl: Duration) -> Option<Duration>;
-    /// Whether it answers clients; asked on a way that no fault touches. `None` where each fault says it well enough.
+    /// True if the store answers clients; it is asked on a path that no fault touches. `None` where
+    /// each fault says it well enough.
     async fn serves(&self) -> Option<bool> {
         None
     }
-    /// A number that every election changes, if it has any.
+    /// A number that every election changes, if the store has one.
     async fn term(&self) -> Option<u64> {
         None
     }
-    /// Does what an operator does to a store that works, and takes back after a while what takes something away.
+    /// Does what an operator does to a store that works. If that takes something away from clients,
+    /// gives it back after a while.
     async fn act(&self, act: Act, lasts: Duration) -> Result<(), BoxError>;
-    /// Keeps what [`put_back`](Self::put_back) needs, while the store works.
+    /// Saves what [`put_back`](Self::put_back) needs, while the store works.
     async fn back_up(&self, to: Return) -> Result<(), BoxError>;
-    /// Replaces the data of all members, none of which runs.
+    /// Replaces the data of all members, none of which is running, and starts them; does not wait
+    /// until they serve.
     async fn put_back(&self, to: Return) -> Result<(), BoxError>;
-    /// Whether its tokens go back with it, and its clients lose all guards then.
+    /// True if tokens go back with the store, in which case its clients lose all guards.
     fn forgets_tokens(&self) -> bool;
-    /// What the store has for each lock, in the order of their numbers, on a way that no fault touches; nothing where only the clients
-    /// themselves know.
+    /// Entries of the store, one for each lock in the order of their numbers, read on a path that
+    /// no fault touches; empty where only the clients themselves know.
     async fn entries(&self, _registers: u32) -> Result<Vec<Entry>, BoxError> {
         Ok(Vec::new())
     }
-    /// Takes the entry of an acquisition away, as an operator might; `false` if it was not there any more.
-    async fn remove(&self, _register: u32, _token: u64, _removal: Removal) -> Result<bool, BoxError> {
+    /// Removes the entry of an acquisition, as an operator might; `false` if it was no longer
+    /// there.
+    async fn remove(
+        &self,
+        _register: u32,
+        _token: u64,
+        _removal: Removal,
+    ) -> Result<bool, BoxError> {
         Err("the entries of this store are not taken away".into())
     }
-    /// How long after its cause a call with a TTL may still fail.
-    fn patience(&self) -> fn(Duration) -> Duration;
-    /// Whether a waiter has a free lock at once when all is well.
+    /// Time after the cause of an error for which a call with a TTL may still fail.
+    fn wait_limit(&self) -> fn(Duration) -> Duration;
+    /// True if a waiter has a free lock at once when all is well.
     fn prompt(&self) -> bool;
-    /// Within which time all is gone that clients leave behind which came to a good end, and within which, since they were killed,
-    /// that of the others.
+    /// Two times within which leftovers of clients are gone: of those that ended well, since their
+    /// end, and of the others, since they were killed.
     fn settles(&self, ttl: Duration) -> (Duration, Duration);
-    /// Everything that is in the store and does not belong there when all clients have left, in words.
+    /// Everything in the store that does not belong there when all clients have left, in words.
     async fn contents(&self) -> Result<Vec<String>, BoxError>;
 }
 
-/// What the store has for a lock.
+/// Entry that the store has for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// None, or one that is no client's.
+    /// No entry, or one that belongs to no client.
     Foreign,
-    /// That of the acquisition with this token, which ends after this time.
+    /// The entry of the acquisition with this token, which ends after this time.
     Of { token: u64, left: Duration },
 }
 
-/// How many members the store of a target has.
+/// Number of members of the store of a target.
 pub(crate) fn members(target: &str) -> usize {
     match target {
         "etcd" => etcd::SIZE,
@@ -80,7 +89,7 @@ pub(crate) fn members(target: &str) -> usize {
     }
 }
 
-/// What operators of the store of a target may do to it.
+/// Operations that an operator may carry out on the store of a target.
 pub(crate) fn acts(target: &str, seed: u64) -> &'static [Act] {
     match target {
         "etcd" => etcd::acts(seed),
@@ -88,7 +97,7 @@ pub(crate) fn acts(target: &str, seed: u64) -> &'static [Act] {
     }
 }
 
-/// How it may go back.
+/// Ways in which the store of a target may go back.
 pub(crate) fn returns(target: &str, seed: u64) -> &'static [Return] {
     match target {
         "etcd" => etcd::returns(seed),

@@ -2,16 +2,16 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use crate::rng::Rng;
 
-/// The TTLs that locks are acquired with, in whole seconds: one, or all of a range.
+/// The TTLs that locks are acquired with, in whole seconds: a single one, or a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ttls {
     least: u64,
     most: u64,
 }
 
-/// How far above the shortest most of them are.
+/// Distance from the shortest TTL within which most of them are, in seconds.
 const BAND: u64 = 3;
-/// How seldom one is any of the range.
+/// One pick in this many is any of the range.
 const ANY: u64 = 8;
 
 impl Ttls {
@@ -23,14 +23,19 @@ impl Ttls {
         Duration::from_secs(self.most)
     }
 
-    /// Most are not longer.
+    /// Most TTLs are not longer than this.
     pub(crate) fn usual(self) -> Duration {
         Duration::from_secs(self.most.min(self.least + BAND))
     }
 
-    /// Mostly one of the shortest, which outages endanger most and which hide least from the checks; else any.
+    /// Picks mostly one of the shortest, which outages endanger most and which hide least from the
+    /// checks; otherwise any.
     pub(crate) fn pick(self, rng: &mut Rng) -> Duration {
-        let most = if rng.one_in(ANY) { self.most() } else { self.usual() };
+        let most = if rng.one_in(ANY) {
+            self.most()
+        } else {
+            self.usual()
+        };
         Duration::from_secs(self.least + rng.below(most.as_secs() - self.least + 1))
     }
 }
@@ -49,13 +54,20 @@ impl FromStr for Ttls {
 
 impl fmt::Display for Ttls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.least == self.most { write!(f, "{}", self.least) } else { write!(f, "{}..{}", self.least, self.most) }
+        if self.least == self.most {
+            write!(f, "{}", self.least)
+        } else {
+            write!(f, "{}..{}", self.least, self.most)
+        }
     }
 }
 
 impl From<Duration> for Ttls {
     fn from(ttl: Duration) -> Self {
-        Self { least: ttl.as_secs(), most: ttl.as_secs() }
+        Self {
+            least: ttl.as_secs(),
+            most: ttl.as_secs(),
+        }
     }
 }
 
@@ -75,10 +87,17 @@ mod tests {
 
     #[test]
     fn are_picked_from_all_of_the_range_and_mostly_short() {
-        let (ttls, mut rng) = ("2..30".parse::<Ttls>().unwrap(), Rng::new(1, 1));
+        let ttls = "2..30".parse::<Ttls>().unwrap();
+        let mut rng = Rng::new(1, 1);
         let picked: Vec<_> = (0..2000).map(|_| ttls.pick(&mut rng).as_secs()).collect();
-        assert!((2..=30).all(|ttl| picked.contains(&ttl)) && picked.iter().all(|ttl| (2..=30).contains(ttl)));
+        assert!(
+            (2..=30).all(|ttl| picked.contains(&ttl))
+                && picked.iter().all(|ttl| (2..=30).contains(ttl))
+        );
         assert!(picked.iter().filter(|ttl| **ttl <= 5).count() > 1600);
-        assert_eq!(Ttls::from(Duration::from_secs(7)).pick(&mut rng), Duration::from_secs(7));
+        assert_eq!(
+            Ttls::from(Duration::from_secs(7)).pick(&mut rng),
+            Duration::from_secs(7)
+        );
     }
 }

@@ -11,7 +11,8 @@ use tokio::{
 
 use crate::event::{Ask, Event};
 
-/// What a client sends home, one JSON line each. What was sent arrives even if its sender is killed.
+/// Message that a client sends home, one JSON line each. Once sent, a message arrives even if its
+/// sender is killed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Not answered.
@@ -29,12 +30,12 @@ pub(crate) enum Request {
     },
 }
 
-/// What a register answers.
+/// Answer of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// It has this value now.
+    /// The register has this value now.
     Value(u64),
-    /// It has seen a larger token.
+    /// The register has seen a larger token.
     Refused,
 }
 
@@ -49,7 +50,10 @@ impl Line {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        Ok(Self { reader: BufReader::new(reader), writer })
+        Ok(Self {
+            reader: BufReader::new(reader),
+            writer,
+        })
     }
 
     pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
@@ -58,10 +62,14 @@ impl Line {
         self.writer.write_all(&line).await
     }
 
-    /// `None` at the end, also where a killed sender left half a line.
+    /// `None` at the end, even where a killed sender left half a line.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut line = String::new();
         self.reader.read_line(&mut line).await?;
-        if line.ends_with('\n') { Ok(Some(serde_json::from_str(&line)?)) } else { Ok(None) }
+        if line.ends_with('\n') {
+            Ok(Some(serde_json::from_str(&line)?))
+        } else {
+            Ok(None)
+        }
     }
 }

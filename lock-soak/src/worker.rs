@@ -7,9 +7,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{BoxError, client::Client, rng::Rng, ttls::Ttls, wire::Line};
+use crate::{BoxError, client::Client, event::Ask, rng::Rng, ttls::Ttls, wire::Line};
 
-/// What a worker process is told on its command line.
+/// Command line of a worker process.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Assignment {
     #[arg(long)]
@@ -28,11 +28,11 @@ pub(crate) struct Assignment {
     pub(crate) seed: u64,
 }
 
-/// The word that tells a worker to come to an end.
+/// The word that tells a worker to finish.
 pub(crate) const STOP: &str = "stop";
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A worker's whole life.
+/// Runs a worker from start to end.
 pub(crate) async fn work(assignment: Assignment) -> Result<(), BoxError> {
     let (stopped, stop) = watch::channel(false);
     tokio::spawn(obey(stopped));
@@ -46,7 +46,7 @@ pub(crate) async fn work(assignment: Assignment) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Waits for the order to stop; ends this process when the home is gone, however it went.
+/// Waits for the order to stop; ends this process when the home is gone, however it ended.
 async fn obey(stopped: watch::Sender<bool>) {
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(order)) = orders.next_line().await {
@@ -57,19 +57,43 @@ async fn obey(stopped: watch::Sender<bool>) {
     std::process::exit(3);
 }
 
-async fn live(assignment: Assignment, number: u32, stop: watch::Receiver<bool>) -> Result<(), BoxError> {
-    let Assignment { url, home, process, registers, ttl, seed, .. } = assignment;
+async fn live(
+    assignment: Assignment,
+    number: u32,
+    stop: watch::Receiver<bool>,
+) -> Result<(), BoxError> {
+    let Assignment {
+        url,
+        home,
+        process,
+        registers,
+        ttl,
+        seed,
+        ..
+    } = assignment;
     let locks = loop {
-        match lock::connect(&url).await {
+        match polylock::connect(&url).await {
             Ok(locks) => break locks,
             Err(_) if *stop.borrow() => return Ok(()),
-            // The store may be down while a killed process comes back, or the user without permission.
+            // The store may be down while a killed process comes back, or the user may lack
+            // permission.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
     let identity = u64::from(process) << 8 | u64::from(number);
     let home = Line::new(TcpStream::connect(home).await?)?;
-    let next_ask = u64::from(process) << 32 | u64::from(number) << 24;
+    let Ask(next_ask) = Ask::first(process, number);
     let rng = Rng::new(seed, identity);
-    Client { locks, home, process, next_ask, registers, ttls: ttl, rng, stop }.live().await
+    Client {
+        locks,
+        home,
+        process,
+        next_ask,
+        registers,
+        ttls: ttl,
+        rng,
+        stop,
+    }
+    .live()
+    .await
 }

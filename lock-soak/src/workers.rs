@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{BoxError, Options, event::Kind, home::Home, worker::STOP};
 
-/// The processes that have the clients.
+/// The processes that run the clients.
 #[derive(Debug)]
 pub(crate) struct Workers {
     slots: Vec<Option<Worker>>,
@@ -22,7 +22,7 @@ pub(crate) struct Workers {
 struct Worker {
     number: u32,
     child: Child,
-    /// Its end tells the worker that this process is gone.
+    /// The end of this stream tells the worker that this process is gone.
     orders: ChildStdin,
 }
 
@@ -35,9 +35,23 @@ struct Plan {
 
 impl Workers {
     /// Starts all workers.
-    pub(crate) fn start_all(url: String, address: SocketAddr, options: &Options, home: Home) -> Result<Self, BoxError> {
+    pub(crate) fn start_all(
+        url: String,
+        address: SocketAddr,
+        options: &Options,
+        home: Home,
+    ) -> Result<Self, BoxError> {
         let slots = (0..options.processes).map(|_| None).collect();
-        let mut workers = Self { slots, plan: Plan { url, address, options: options.clone() }, home, last_process: 0 };
+        let mut workers = Self {
+            slots,
+            plan: Plan {
+                url,
+                address,
+                options: options.clone(),
+            },
+            home,
+            last_process: 0,
+        };
         (0..workers.slots.len()).try_for_each(|slot| workers.start(slot))?;
         Ok(workers)
     }
@@ -45,39 +59,61 @@ impl Workers {
     pub(crate) fn start(&mut self, slot: usize) -> Result<(), BoxError> {
         self.last_process += 1;
         let number = self.last_process;
-        let Plan { url, address, options } = &self.plan;
-        // As even as it goes: the first ones have one more.
-        let clients = options.clients / options.processes + u32::from((slot as u32) < options.clients % options.processes);
+        let Plan {
+            url,
+            address,
+            options,
+        } = &self.plan;
+        // As evenly as possible: the first ones have one more.
+        let clients = options.clients / options.processes
+            + u32::from((slot as u32) < options.clients % options.processes);
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("worker").args(["--url", url, "--home", &address.to_string()]);
-        for (name, value) in [("--process", number), ("--clients", clients), ("--registers", options.registers)] {
+        command
+            .arg("worker")
+            .args(["--url", url, "--home", &address.to_string()]);
+        for (name, value) in [
+            ("--process", number),
+            ("--clients", clients),
+            ("--registers", options.registers),
+        ] {
             command.arg(name).arg(value.to_string());
         }
-        command.args(["--seed", &options.seed.to_string(), "--ttl", &options.ttl.to_string()]);
+        command.args([
+            "--seed",
+            &options.seed.to_string(),
+            "--ttl",
+            &options.ttl.to_string(),
+        ]);
         command.stdin(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let orders = child.stdin.take().ok_or("a worker has no input")?;
-        self.slots[slot] = Some(Worker { number, child, orders });
+        self.slots[slot] = Some(Worker {
+            number,
+            child,
+            orders,
+        });
         Ok(())
     }
 
-    /// SIGKILL; the process is gone afterwards.
+    /// Sends SIGKILL; the process is gone afterwards.
     pub(crate) async fn kill(&mut self, slot: usize) -> Result<(), BoxError> {
         if let Some(mut worker) = self.slots[slot].take() {
             worker.child.kill().await?;
-            self.home.record(Kind::Killed { process: worker.number });
+            self.home.record(Kind::Killed {
+                process: worker.number,
+            });
         }
         Ok(())
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub(crate) fn pause(&mut self, slot: usize) -> Result<(), BoxError> {
         let number = self.signal(slot, Signal::STOP)?;
         self.home.record(Kind::Paused { process: number });
         Ok(())
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(crate) fn resume(&mut self, slot: usize) -> Result<(), BoxError> {
         let number = self.signal(slot, Signal::CONT)?;
         self.home.record(Kind::Resumed { process: number });
@@ -86,24 +122,41 @@ impl Workers {
 
     fn signal(&self, slot: usize, signal: Signal) -> Result<u32, BoxError> {
         let worker = self.slots[slot].as_ref().ok_or("the worker is not there")?;
-        let pid = worker.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or("the worker has ended")?;
+        let pid = worker
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+            .ok_or("the worker has ended")?;
         kill_process(pid, signal)?;
         Ok(worker.number)
     }
 
-    /// A worker that has ended by itself, which none should before it is told to.
+    /// Finds a worker that has ended by itself, which none should before it is told to.
     pub(crate) fn dead(&mut self) -> Option<String> {
-        self.slots.iter_mut().flatten().find_map(|worker| match worker.child.try_wait() {
-            Ok(None) => None,
-            Ok(Some(status)) => Some(format!("worker process {} ended by itself: {status}", worker.number)),
-            Err(error) => Some(format!("worker process {} cannot be asked: {error}", worker.number)),
-        })
+        self.slots
+            .iter_mut()
+            .flatten()
+            .find_map(|worker| match worker.child.try_wait() {
+                Ok(None) => None,
+                Ok(Some(status)) => Some(format!(
+                    "worker process {} ended by itself: {status}",
+                    worker.number
+                )),
+                Err(error) => Some(format!(
+                    "worker process {} cannot be asked: {error}",
+                    worker.number
+                )),
+            })
     }
 
-    /// Tells all workers to come to an end, and records which did not in time, or not well; those are then gone, too.
+    /// Tells all workers to finish, and records which of them did not do so in time or cleanly;
+    /// those are gone afterwards, too.
     pub(crate) async fn stop_all(&mut self, limit: Duration) {
         for worker in self.slots.iter_mut().flatten() {
-            let _ = worker.orders.write_all(format!("{STOP}\n").as_bytes()).await;
+            let _ = worker
+                .orders
+                .write_all(format!("{STOP}\n").as_bytes())
+                .await;
         }
         for mut worker in self.slots.iter_mut().filter_map(Option::take) {
             let how = match timeout(limit, worker.child.wait()).await {
@@ -111,7 +164,10 @@ impl Workers {
                 Ok(outcome) => format!("{outcome:?}"),
                 Err(_) => format!("not within {limit:?}"),
             };
-            self.home.record(Kind::EndedBadly { process: worker.number, how });
+            self.home.record(Kind::EndedBadly {
+                process: worker.number,
+                how,
+            });
             let _ = worker.child.kill().await;
         }
     }

@@ -46,7 +46,12 @@ async fn dropped_waiter_lets_the_next_proceed(ctx: Ctx) -> Outcome {
     let dropped = enqueue(&ctx, &b, &name, AcquireOptions::new(), 1).await?;
     let next = enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?;
     dropped.give_up().await;
-    throughout("the next waits for the holder", Duration::from_millis(200), || next.is_pending()).await?;
+    throughout(
+        "the next waits for the holder",
+        Duration::from_millis(200),
+        || next.is_pending(),
+    )
+    .await?;
     held.release().await?;
     Ok(next.granted().await?.release().await?)
 }
@@ -56,18 +61,26 @@ async fn dropped_waiter_leaves_its_client_usable(ctx: Ctx) -> Outcome {
     let name = ctx.name("usable");
     let held = take(&a, &name).await?;
     for _ in 0..3 {
-        enqueue(&ctx, &b, &name, AcquireOptions::new(), 1).await?.give_up().await;
+        enqueue(&ctx, &b, &name, AcquireOptions::new(), 1)
+            .await?
+            .give_up()
+            .await;
     }
     let waiter = Waiter::start(&b, &name, AcquireOptions::new());
-    throughout("it waits again", Duration::from_millis(100), || waiter.is_pending()).await?;
+    throughout("it waits again", Duration::from_millis(100), || {
+        waiter.is_pending()
+    })
+    .await?;
     held.release().await?;
     Ok(waiter.granted().await?.release().await?)
 }
 
-/// 200 acquires, some of a held name and some of a free one, each dropped after a random number of steps or a random time.
+/// Runs 200 acquires, some of a held name and some of a free one, and drops each after a random
+/// number of steps or a random time.
 async fn acquire_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
-    let (held, free) = (ctx.name("held"), ctx.name("free"));
+    let held = ctx.name("held");
+    let free = ctx.name("free");
     let guard = take(&a, &held).await?;
     let mut random = StdRng::seed_from_u64(200);
     for round in 0..200 {
@@ -75,7 +88,11 @@ async fn acquire_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
         let client = if random.random_ratio(1, 2) { &a } else { &b };
         drop_somewhere(client.acquire(name), &mut random).await;
     }
-    ensure!(!guard.is_lost(), "the holder was disturbed: {:?}", guard.state());
+    ensure!(
+        !guard.is_lost(),
+        "the holder was disturbed: {:?}",
+        guard.state()
+    );
     nothing_is_left(&ctx, &a, &b, &free).await?;
     refused(&b, &held).await?;
     guard.release().await?;
@@ -84,11 +101,16 @@ async fn acquire_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
 
 async fn try_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
-    let (held, free) = (ctx.name("held"), ctx.name("free"));
+    let held = ctx.name("held");
+    let free = ctx.name("free");
     let guard = take(&a, &held).await?;
     let mut random = StdRng::seed_from_u64(50);
     for round in 0..50 {
-        drop_somewhere(b.try_acquire(if round % 2 == 0 { &held } else { &free }), &mut random).await;
+        drop_somewhere(
+            b.try_acquire(if round % 2 == 0 { &held } else { &free }),
+            &mut random,
+        )
+        .await;
     }
     nothing_is_left(&ctx, &a, &b, &free).await?;
     guard.release().await?;
@@ -127,10 +149,22 @@ async fn acquire_dropped_on_a_frozen_store_leaves_nothing(ctx: Ctx) -> Outcome {
     let name = ctx.name("frozen");
     ctx.freeze().await?;
     let waiter = Waiter::start(&a, &name, AcquireOptions::new());
-    let attempt = Waiter::start(&a, &name, AcquireOptions::new().with_timeout(Duration::from_millis(600)));
-    throughout("the store does not answer", Duration::from_millis(300), || waiter.is_pending()).await?;
+    let attempt = Waiter::start(
+        &a,
+        &name,
+        AcquireOptions::new().with_timeout(Duration::from_millis(600)),
+    );
+    throughout(
+        "the store does not answer",
+        Duration::from_millis(300),
+        || waiter.is_pending(),
+    )
+    .await?;
     waiter.give_up().await;
-    eventually("the bounded one has ended", PROMPT * 2, || !attempt.is_pending()).await?;
+    eventually("the bounded one has ended", PROMPT * 2, || {
+        !attempt.is_pending()
+    })
+    .await?;
     ctx.thaw().await?;
     nothing_is_left(&ctx, &a, &b, &name).await
 }
@@ -156,7 +190,10 @@ async fn dropped_scoped_use_releases(ctx: Ctx) -> Outcome {
             std::future::pending::<()>().await;
         }));
         let ended = within(PROMPT * 2, select(work, inside)).await;
-        ensure!(matches!(ended, Some(Either::Right((Ok(()), _)))), "the work never began");
+        ensure!(
+            matches!(ended, Some(Either::Right((Ok(()), _)))),
+            "the work never began"
+        );
     }
     drop(becomes_free(&b, &name, PROMPT).await?);
     Ok(())
@@ -170,7 +207,10 @@ async fn dropped_loss_future_takes_nothing_along(ctx: Ctx) -> Outcome {
     }
     ensure!(!guard.is_lost(), "dropping a loss future lost the guard");
     loses(&guard, ctx.expiry_bound()).await?;
-    ensure!(within(PROMPT, guard.lost()).await.is_some(), "the loss signal did not fire");
+    ensure!(
+        within(PROMPT, guard.lost()).await.is_some(),
+        "the loss signal did not fire"
+    );
     Ok(())
 }
 
@@ -181,7 +221,7 @@ async fn dropped_shutdown_still_releases(ctx: Ctx) -> Outcome {
     drop_after_polls(a.shutdown(), 1).await;
     ensure!(guard.is_lost(), "the guard holds after the shutdown began");
     drop(becomes_free(&b, &name, PROMPT).await?);
-    // Not before: the shutdown is what releases, not the drop.
+    // Not before: it is the shutdown that releases, not the drop.
     drop(guard);
     Ok(())
 }
@@ -196,8 +236,15 @@ async fn dropped_inspect_and_force_release_do_no_harm(ctx: Ctx) -> Outcome {
             drop_after_polls(b.force_release(&ctx.name("nobody")), polls).await;
         }
     }
-    let seen = b.inspect(&name).await?.map(|info| info.owner);
-    ensure!(seen.as_ref() == Some(guard.owner()), "the holder is {seen:?} instead of {:?}", guard.owner());
+    let seen = b
+        .inspect(&name)
+        .await?
+        .map(|info| info.holder().owner.clone());
+    ensure!(
+        seen.as_ref() == Some(guard.owner()),
+        "the holder is {seen:?} instead of {:?}",
+        guard.owner()
+    );
     Ok(guard.release().await?)
 }
 
@@ -206,21 +253,27 @@ async fn drop_somewhere<T>(future: impl Future<Output = T>, random: &mut StdRng)
     if random.random_ratio(1, 2) {
         drop_after_polls(future, random.random_range(0..6)).await;
     } else {
-        let _ = tokio::time::timeout(Duration::from_micros(random.random_range(0..6000)), future).await;
+        let _ =
+            tokio::time::timeout(Duration::from_micros(random.random_range(0..6000)), future).await;
     }
 }
 
-/// Polls the future at most so many times, each time as soon as it can go on, and drops it.
+/// Polls the future at most `most` times, each time as soon as it can make progress, and drops it.
 async fn drop_after_polls<T>(future: impl Future<Output = T>, most: u32) {
-    let (mut future, mut polls) = (pin!(future), 0);
+    let mut future = pin!(future);
+    let mut polls = 0;
     let steps = std::future::poll_fn(|cx| {
         if polls == most || future.as_mut().poll(cx).is_ready() {
             return std::task::Poll::Ready(());
         }
         polls += 1;
-        if polls == most { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if polls == most {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     });
-    // One that waits for a holder takes few steps.
+    // An acquire that waits for a holder takes few steps.
     let _ = tokio::time::timeout(Duration::from_millis(20), steps).await;
 }
 

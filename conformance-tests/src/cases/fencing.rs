@@ -2,18 +2,21 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lock_core::{AcquireOptions, DistributedLockExt, FencingToken, LockGuard};
+use lock_core::{AcquireOptions, DistributedLockExt, ErrorKind, FencingToken, LockGuard};
 use tokio::task::JoinSet;
 
 use super::exclusion::{all_well, connect_many};
 use crate::{
     case::{Outcome, PROMPT, Stop, cases, ensure, fail},
     child::Child,
-    context::{Ctx, throughout},
+    context::{Ctx, throughout, tick},
     waiter::{Waiter, becomes_free, enqueue, loses, take, take_with},
 };
 
 cases! { "fencing";
+    a_raised_token_is_continued [RaiseToken];
+    a_token_is_raised_above_those_who_wait [RaiseToken];
+    a_lost_guard_raises_nothing [RaiseToken];
     tokens_grow_with_each_acquisition [Fencing];
     tokens_grow_across_clients [Fencing];
     tokens_grow_across_waits_and_tries [Fencing];
@@ -29,19 +32,31 @@ cases! { "fencing";
     token_is_what_inspect_tells [Fencing, Inspect];
 }
 
+fn token_of(guard: &LockGuard) -> Result<FencingToken, Stop> {
+    guard.token().ok_or_else(|| {
+        Stop::Fail(format!(
+            "fencing is declared, and this guard has no token: {guard:?}"
+        ))
+    })
+}
+
 /// Checks that each token is greater than all before it.
 #[derive(Debug, Default)]
 struct Growing(Option<FencingToken>);
 
 impl Growing {
     fn see(&mut self, guard: &LockGuard) -> Outcome {
-        let Some(token) = guard.token() else { fail!("the backend declares fencing, and the guard has no token") };
+        let Some(token) = guard.token() else {
+            fail!("the backend declares fencing, and the guard has no token")
+        };
         self.see_token(token)
     }
 
     fn see_token(&mut self, token: FencingToken) -> Outcome {
         match self.0.replace(token) {
-            Some(last) if token <= last => Err(Stop::Fail(format!("token {token} came after {last}"))),
+            Some(last) if token <= last => {
+                Err(Stop::Fail(format!("token {token} came after {last}")))
+            }
             _ => Ok(()),
         }
     }
@@ -49,7 +64,8 @@ impl Growing {
 
 async fn tokens_grow_with_each_acquisition(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
-    let (name, mut tokens) = (ctx.name("each"), Growing::default());
+    let name = ctx.name("each");
+    let mut tokens = Growing::default();
     for _ in 0..20 {
         let guard = take(&client, &name).await?;
         tokens.see(&guard)?;
@@ -60,8 +76,9 @@ async fn tokens_grow_with_each_acquisition(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_clients(ctx: Ctx) -> Outcome {
     let clients = connect_many(&ctx, 3).await?;
-    let (name, mut tokens) = (ctx.name("clients"), Growing::default());
-    // Uneven turns, so that a counter of each client's own falls behind.
+    let name = ctx.name("clients");
+    let mut tokens = Growing::default();
+    // Uneven turns, so that a counter kept by each client for itself falls behind.
     for turn in [0, 0, 0, 1, 0, 2, 1, 0, 0, 2] {
         let guard = take(&clients[turn], &name).await?;
         tokens.see(&guard)?;
@@ -72,7 +89,8 @@ async fn tokens_grow_across_clients(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_waits_and_tries(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
-    let (name, mut tokens) = (ctx.name("mixed"), Growing::default());
+    let name = ctx.name("mixed");
+    let mut tokens = Growing::default();
     for _ in 0..6 {
         let tried = take(&a, &name).await?;
         tokens.see(&tried)?;
@@ -90,7 +108,8 @@ async fn tokens_grow_across_waits_and_tries(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_an_expiry(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
-    let (name, mut tokens) = (ctx.name("expiry"), Growing::default());
+    let name = ctx.name("expiry");
+    let mut tokens = Growing::default();
     let expired = take_with(&a, &name, ctx.short().without_renewal()).await?;
     tokens.see(&expired)?;
     let waiter = Waiter::start(&b, &name, ctx.short());
@@ -103,7 +122,8 @@ async fn tokens_grow_across_an_expiry(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_a_drop(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
-    let (name, mut tokens) = (ctx.name("drop"), Growing::default());
+    let name = ctx.name("drop");
+    let mut tokens = Growing::default();
     for _ in 0..5 {
         let guard = becomes_free(&client, &name, PROMPT).await?;
         tokens.see(&guard)?;
@@ -114,7 +134,8 @@ async fn tokens_grow_across_a_drop(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_a_forced_release(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
-    let (name, mut tokens) = (ctx.name("forced"), Growing::default());
+    let name = ctx.name("forced");
+    let mut tokens = Growing::default();
     for _ in 0..3 {
         tokens.see(&take(&a, &name).await?)?;
         b.force_release(&name).await?;
@@ -124,7 +145,8 @@ async fn tokens_grow_across_a_forced_release(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_a_removal(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
-    let (name, mut tokens) = (ctx.name("removal"), Growing::default());
+    let name = ctx.name("removal");
+    let mut tokens = Growing::default();
     for _ in 0..3 {
         let guard = becomes_free(&client, &name, PROMPT).await?;
         tokens.see(&guard)?;
@@ -133,9 +155,10 @@ async fn tokens_grow_across_a_removal(ctx: Ctx) -> Outcome {
     tokens.see(&becomes_free(&client, &name, PROMPT).await?)
 }
 
-/// Nobody who has used the name is left.
+/// No client that used the name before is left.
 async fn tokens_grow_across_a_shutdown(ctx: Ctx) -> Outcome {
-    let (name, mut tokens) = (ctx.name("shutdown"), Growing::default());
+    let name = ctx.name("shutdown");
+    let mut tokens = Growing::default();
     for _ in 0..3 {
         let client = ctx.connect().await?;
         for _ in 0..3 {
@@ -150,14 +173,20 @@ async fn tokens_grow_across_a_shutdown(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_over_ten_concurrent_tasks(ctx: Ctx) -> Outcome {
     let clients = connect_many(&ctx, 3).await?;
-    let (name, tokens) = (ctx.name("tasks"), Arc::new(Mutex::new(Growing::default())));
+    let name = ctx.name("tasks");
+    let tokens = Arc::new(Mutex::new(Growing::default()));
     let mut tasks = JoinSet::new();
     for i in 0..10 {
-        let (client, name, tokens) = (clients[i % clients.len()].clone(), name.clone(), Arc::clone(&tokens));
+        let client = clients[i % clients.len()].clone();
+        let name = name.clone();
+        let tokens = Arc::clone(&tokens);
         tasks.spawn(async move {
             for _ in 0..10 {
                 let guard = client.acquire(&name).await?;
-                tokens.lock().unwrap_or_else(PoisonError::into_inner).see(&guard)?;
+                tokens
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .see(&guard)?;
                 guard.release().await?;
             }
             Ok(())
@@ -168,7 +197,8 @@ async fn tokens_grow_over_ten_concurrent_tasks(ctx: Ctx) -> Outcome {
 
 async fn tokens_grow_across_processes(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
-    let (name, mut tokens) = (ctx.name("processes"), Growing::default());
+    let name = ctx.name("processes");
+    let mut tokens = Growing::default();
     let guard = take(&client, &name).await?;
     tokens.see(&guard)?;
     guard.release().await?;
@@ -181,7 +211,8 @@ async fn tokens_grow_across_processes(ctx: Ctx) -> Outcome {
 async fn tokens_grow_across_a_restart(ctx: Ctx) -> Outcome {
     let ctx = ctx.isolated().await?;
     let (a, b) = ctx.connect_two().await?;
-    let (name, mut tokens) = (ctx.name("restart"), Growing::default());
+    let name = ctx.name("restart");
+    let mut tokens = Growing::default();
     for _ in 0..5 {
         let guard = take(&a, &name).await?;
         tokens.see(&guard)?;
@@ -200,8 +231,12 @@ async fn tokens_grow_across_a_restart(ctx: Ctx) -> Outcome {
 async fn token_stays_the_same_while_held(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
     let guard = take_with(&client, &ctx.name("same"), ctx.short()).await?;
-    let (token, hold) = (guard.token(), guard.hold());
-    throughout("the token is the same", ctx.ttl() * 3 / 2, || guard.token() == token && hold.token() == token).await?;
+    let token = guard.token();
+    let hold = guard.view();
+    throughout("the token is the same", ctx.ttl() * 3 / 2, || {
+        guard.token() == token && hold.token() == token
+    })
+    .await?;
     guard.release().await?;
     ensure!(hold.token() == token, "the token changed with the release");
     Ok(())
@@ -212,9 +247,100 @@ async fn token_is_what_inspect_tells(ctx: Ctx) -> Outcome {
     let name = ctx.name("inspect");
     for _ in 0..3 {
         let guard = take(&a, &name).await?;
-        let told = b.inspect(&name).await?.and_then(|info| info.token);
-        ensure!(told.is_none() || told == guard.token(), "the guard's token is {:?}, inspect tells {told:?}", guard.token());
+        let told = b.inspect(&name).await?.and_then(|info| info.holder().token);
+        ensure!(
+            told.is_none() || told == guard.token(),
+            "the guard's token is {:?}, inspect tells {told:?}",
+            guard.token()
+        );
         guard.release().await?;
     }
     Ok(())
+}
+
+async fn a_raised_token_is_continued(ctx: Ctx) -> Outcome {
+    let (a, b) = ctx.connect_two().await?;
+    let name = ctx.name("raised");
+    let guard = take(&a, &name).await?;
+    let own = token_of(&guard)?;
+    let goal = FencingToken::new(own.as_u64() + 1_000_000);
+    let raised = guard.raise_token(goal).await?;
+    ensure!(
+        raised >= goal && guard.token() == Some(raised),
+        "raised to {goal}: {raised} was returned, the guard has {:?}",
+        guard.token()
+    );
+    if ctx.capabilities().inspect {
+        let told = b.inspect(&name).await?.and_then(|info| info.holder().token);
+        ensure!(
+            told.is_none_or(|told| told == raised),
+            "the token was raised to {raised}, inspect tells {told:?}"
+        );
+    }
+    let lower = guard.raise_token(own).await?;
+    ensure!(
+        lower == raised,
+        "asked for {own} again, a token of {raised} became {lower}"
+    );
+    guard.release().await?;
+    let next = take(&b, &name).await?;
+    ensure!(
+        token_of(&next)? > raised,
+        "after {raised} came {:?}",
+        next.token()
+    );
+    Ok(next.release().await?)
+}
+
+async fn a_token_is_raised_above_those_who_wait(ctx: Ctx) -> Outcome {
+    let (a, b) = ctx.connect_two().await?;
+    let name = ctx.name("raised-above");
+    let guard = take(&a, &name).await?;
+    let waiters = [
+        enqueue(&ctx, &a, &name, AcquireOptions::new(), 1).await?,
+        enqueue(&ctx, &b, &name, AcquireOptions::new(), 2).await?,
+    ];
+    let mut last = guard
+        .raise_token(FencingToken::new(token_of(&guard)?.as_u64() + 1_000_000))
+        .await?;
+    guard.release().await?;
+    let mut waiters = Vec::from(waiters);
+    while !waiters.is_empty() {
+        let Some(granted) = waiters.iter().position(|waiter| !waiter.is_pending()) else {
+            tick().await;
+            continue;
+        };
+        let next = waiters.swap_remove(granted).granted().await?;
+        ensure!(
+            token_of(&next)? > last,
+            "after {last} came {:?}",
+            next.token()
+        );
+        last = token_of(&next)?;
+        next.release().await?;
+    }
+    Ok(())
+}
+
+async fn a_lost_guard_raises_nothing(ctx: Ctx) -> Outcome {
+    let (a, b) = ctx.connect_two().await?;
+    let name = ctx.name("raised-late");
+    let guard = take_with(&a, &name, ctx.short().without_renewal()).await?;
+    let next = becomes_free(&b, &name, ctx.expiry_bound()).await?;
+    let token = token_of(&next)?;
+    match guard
+        .raise_token(FencingToken::new(token.as_u64() + 1_000_000))
+        .await
+    {
+        Err(error) if error.kind() == ErrorKind::Lost => {}
+        other => fail!("a guard that has ended raised its token: {other:?}"),
+    }
+    next.release().await?;
+    let last = take(&b, &name).await?;
+    ensure!(
+        token_of(&last)?.as_u64() < token.as_u64() + 1_000_000,
+        "the old guard has raised the counter: {:?}",
+        last.token()
+    );
+    Ok(last.release().await?)
 }

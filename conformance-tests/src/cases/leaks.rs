@@ -1,4 +1,4 @@
-//! What is in the store and in the runtime returns to its baseline.
+//! The contents of the store and of the runtime return to their baseline.
 
 use std::time::Duration;
 
@@ -32,9 +32,15 @@ async fn twenty_failed_tries_leave_nothing(ctx: Ctx) -> Outcome {
     let held = take(&a, &name).await?;
     let baseline = ctx.entries(&name).await?.len();
     for _ in 0..20 {
-        ensure!(b.try_acquire(&name).await?.is_none(), "a held lock was granted");
+        ensure!(
+            b.try_acquire(&name).await?.is_none(),
+            "a held lock was granted"
+        );
         let left = ctx.entries(&name).await?;
-        ensure!(left.len() == baseline, "a failed try left an entry: {left:?}");
+        ensure!(
+            left.len() == baseline,
+            "a failed try left an entry: {left:?}"
+        );
     }
     held.release().await?;
     let left = ctx.entries(&name).await?;
@@ -60,26 +66,33 @@ async fn expired_locks_leave_nothing(ctx: Ctx) -> Outcome {
     let name = ctx.name("expired");
     let guard = take_with(&client, &name, ctx.short().without_renewal()).await?;
     loses(&guard, ctx.expiry_bound()).await?;
-    // Its holder does nothing more about it.
+    // The holder does nothing more about it.
     let gone = within(ctx.expiry_bound(), async {
         while !ctx.entries(&name).await?.is_empty() {
             tick().await;
         }
         Ok(())
     });
-    gone.await.unwrap_or_else(|| Err(Stop::Fail("an expired lock left an entry".into())))
+    gone.await
+        .unwrap_or_else(|| Err(Stop::Fail("an expired lock left an entry".into())))
 }
 
-/// A client on a store of its own that has done everything once, and what it then has.
+/// Makes a client on a store of its own, lets it do everything once, and returns its baseline.
 async fn warm(ctx: &Ctx) -> Result<(Ctx, Client, usize), Stop> {
     let ctx = ctx.isolated().await?;
     let client = ctx.connect().await?;
     let name = ctx.name("warm-up");
     let held = take(&client, &name).await?;
-    enqueue(&ctx, &client, &name, AcquireOptions::new(), 1).await?.give_up().await;
+    enqueue(&ctx, &client, &name, AcquireOptions::new(), 1)
+        .await?
+        .give_up()
+        .await;
     held.release().await?;
-    becomes_free(&client, &name, PROMPT).await?.release().await?;
-    // What is idle for a moment has settled.
+    becomes_free(&client, &name, PROMPT)
+        .await?
+        .release()
+        .await?;
+    // The count settles once the client has been idle for a moment.
     let baseline = within(PROMPT, async {
         let mut last = ctx.residue().await?;
         for _ in 0..20 {
@@ -88,14 +101,19 @@ async fn warm(ctx: &Ctx) -> Result<(Ctx, Client, usize), Stop> {
         }
         Ok::<_, Stop>(last)
     });
-    let baseline = baseline.await.unwrap_or_else(|| Err(Stop::Fail("the residue cannot be read".into())))?;
+    let baseline = baseline
+        .await
+        .unwrap_or_else(|| Err(Stop::Fail("the residue cannot be read".into())))?;
     Ok((ctx, client, baseline))
 }
 
 async fn cycles_leave_no_residue(ctx: Ctx) -> Outcome {
     let (ctx, client, baseline) = warm(&ctx).await?;
     for i in 0..100 {
-        take(&client, &ctx.name(&format!("cycle-{i}"))).await?.release().await?;
+        take(&client, &ctx.name(&format!("cycle-{i}")))
+            .await?
+            .release()
+            .await?;
     }
     let name = ctx.name("dropped");
     for _ in 0..20 {
@@ -108,7 +126,10 @@ async fn failed_tries_leave_no_residue(ctx: Ctx) -> Outcome {
     let (ctx, client, baseline) = warm(&ctx).await?;
     let held = take(&client, &ctx.name("tries")).await?;
     for _ in 0..50 {
-        ensure!(client.try_acquire(held.name()).await?.is_none(), "a held lock was granted");
+        ensure!(
+            client.try_acquire(held.name()).await?.is_none(),
+            "a held lock was granted"
+        );
     }
     held.release().await?;
     ctx.residue_comes_down_to(baseline).await
@@ -119,10 +140,14 @@ async fn timed_out_waits_leave_no_residue(ctx: Ctx) -> Outcome {
     let held = take(&client, &ctx.name("waits")).await?;
     let mut waits = JoinSet::new();
     for i in 0..50 {
-        let (client, name) = (client.clone(), held.name().clone());
+        let client = client.clone();
+        let name = held.name().clone();
         waits.spawn(async move {
             let timeout = Duration::from_millis(20 + i);
-            ensure!(client.acquire_timeout(&name, timeout).await.is_err(), "a held lock was granted");
+            ensure!(
+                client.acquire_timeout(&name, timeout).await.is_err(),
+                "a held lock was granted"
+            );
             Ok(())
         });
     }
@@ -134,7 +159,9 @@ async fn timed_out_waits_leave_no_residue(ctx: Ctx) -> Outcome {
 async fn dropped_waits_leave_no_residue(ctx: Ctx) -> Outcome {
     let (ctx, client, baseline) = warm(&ctx).await?;
     let held = take(&client, &ctx.name("dropped")).await?;
-    let waiters: Vec<_> = (0..50).map(|_| Waiter::start(&client, held.name(), AcquireOptions::new())).collect();
+    let waiters: Vec<_> = (0..50)
+        .map(|_| Waiter::start(&client, held.name(), AcquireOptions::new()))
+        .collect();
     queued(&ctx, &client, held.name(), 50).await?;
     for waiter in waiters {
         waiter.give_up().await;
@@ -147,7 +174,14 @@ async fn lost_guards_leave_no_residue(ctx: Ctx) -> Outcome {
     let (ctx, client, baseline) = warm(&ctx).await?;
     let mut guards = Vec::new();
     for i in 0..10 {
-        guards.push(take_with(&client, &ctx.name(&format!("lost-{i}")), ctx.short().without_renewal()).await?);
+        guards.push(
+            take_with(
+                &client,
+                &ctx.name(&format!("lost-{i}")),
+                ctx.short().without_renewal(),
+            )
+            .await?,
+        );
     }
     for guard in &guards {
         loses(guard, ctx.expiry_bound()).await?;
@@ -159,13 +193,25 @@ async fn lost_guards_leave_no_residue(ctx: Ctx) -> Outcome {
 async fn kept_views_leave_no_residue(ctx: Ctx) -> Outcome {
     let (ctx, client, baseline) = warm(&ctx).await?;
     let mut views = Vec::new();
-    for (i, options) in [AcquireOptions::new(), ctx.short(), ctx.short().without_renewal()].into_iter().enumerate() {
+    for (i, options) in [
+        AcquireOptions::new(),
+        ctx.short(),
+        ctx.short().without_renewal(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let guard = take_with(&client, &ctx.name(&format!("viewed-{i}")), options).await?;
-        views.push(guard.hold());
+        views.push(guard.view());
         guard.release().await?;
     }
     ctx.residue_comes_down_to(baseline).await?;
-    ensure!(views.iter().all(|view| view.state() == GuardState::Released), "a view does not tell the release");
+    ensure!(
+        views
+            .iter()
+            .all(|view| view.state() == GuardState::Released),
+        "a view does not tell the release"
+    );
     Ok(())
 }
 
@@ -184,25 +230,35 @@ async fn shutdown_leaves_no_residue(ctx: Ctx) -> Outcome {
     ctx.residue_comes_down_to(baseline).await
 }
 
-/// As the runtime itself counts them.
+/// Counted by the runtime itself.
 async fn runtime_tasks_return_to_the_baseline(ctx: Ctx) -> Outcome {
     let ctx = ctx.isolated().await?;
     let client = ctx.connect().await?;
     let work = |rounds: usize| {
-        let (ctx, client) = (ctx.clone(), client.clone());
+        let ctx = ctx.clone();
+        let client = client.clone();
         async move {
             for round in 0..rounds {
                 let name = ctx.name(&format!("tasks-{round}"));
                 let held = take(&client, &name).await?;
-                enqueue(&ctx, &client, &name, AcquireOptions::new(), 1).await?.give_up().await;
-                let _ = client.acquire_timeout(&name, Duration::from_millis(5)).await;
+                enqueue(&ctx, &client, &name, AcquireOptions::new(), 1)
+                    .await?
+                    .give_up()
+                    .await;
+                let _ = client
+                    .acquire_timeout(&name, Duration::from_millis(5))
+                    .await;
                 drop(held);
-                becomes_free(&client, &name, PROMPT).await?.release().await?;
+                becomes_free(&client, &name, PROMPT)
+                    .await?
+                    .release()
+                    .await?;
             }
             Ok::<_, Stop>(())
         }
     };
-    // The same names: where several servers share them, a client connects to each when it first needs it.
+    // The same names, because where several servers share them a client connects to each server
+    // when it first needs it.
     work(20).await?;
     let metrics = tokio::runtime::Handle::current().metrics();
     let mut baseline = metrics.num_alive_tasks();
@@ -211,6 +267,14 @@ async fn runtime_tasks_return_to_the_baseline(ctx: Ctx) -> Outcome {
         baseline = baseline.min(metrics.num_alive_tasks());
     }
     work(20).await?;
-    let back = eventually("the tasks end", PROMPT, || metrics.num_alive_tasks() <= baseline).await;
-    back.map_err(|_| Stop::Fail(format!("{} tasks are alive, the baseline was {baseline}", metrics.num_alive_tasks())))
+    let back = eventually("the tasks end", PROMPT, || {
+        metrics.num_alive_tasks() <= baseline
+    })
+    .await;
+    back.map_err(|_| {
+        Stop::Fail(format!(
+            "{} tasks are alive, the baseline was {baseline}",
+            metrics.num_alive_tasks()
+        ))
+    })
 }

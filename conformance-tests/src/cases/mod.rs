@@ -5,12 +5,15 @@ mod crash;
 mod errors;
 mod exclusion;
 mod fencing;
+mod hooks;
 mod inspect;
 mod leaks;
 mod loss;
 mod names;
 mod order;
 mod outage;
+mod partition;
+mod processes;
 mod release;
 mod renewal;
 mod runtimes;
@@ -22,12 +25,14 @@ use crate::Case;
 
 pub(crate) fn all() -> impl Iterator<Item = Case> {
     [
+        hooks::CASES,
         exclusion::CASES,
         release::CASES,
         shutdown::CASES,
         runtimes::CASES,
         waiting::CASES,
         outage::CASES,
+        partition::CASES,
         cancellation::CASES,
         renewal::CASES,
         loss::CASES,
@@ -36,6 +41,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         names::CASES,
         inspect::CASES,
         crash::CASES,
+        processes::CASES,
         errors::CASES,
         unsupported::CASES,
         leaks::CASES,

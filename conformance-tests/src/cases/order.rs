@@ -1,4 +1,5 @@
-//! A backend that declares FIFO grants in arrival order, and one who gave up does not delay the rest.
+//! A backend that declares FIFO grants in the order of arrival, and a waiter that gave up does not
+//! delay the rest.
 
 use std::{
     sync::{Arc, Mutex},
@@ -37,23 +38,29 @@ async fn waiters_of_many_clients_are_granted_in_order(ctx: Ctx) -> Outcome {
 }
 
 async fn granted_in_order(ctx: &Ctx, clients: &[Client]) -> Outcome {
-    let (name, order) = (ctx.name("order"), Arc::new(Mutex::new(Vec::new())));
+    let name = ctx.name("order");
+    let order = Arc::new(Mutex::new(Vec::new()));
     let holder = take(&clients[0], &name).await?;
     let mut waiters = JoinSet::new();
     for i in 0..8 {
-        let (client, name, order) = (clients[i % clients.len()].clone(), name.clone(), Arc::clone(&order));
+        let client = clients[i % clients.len()].clone();
+        let name = name.clone();
+        let order = Arc::clone(&order);
         waiters.spawn(async move {
             let guard = client.acquire(&name).await?;
             locked(&order).push(i);
             Ok(guard.release().await?)
         });
-        // The next one comes when the store knows of this one.
+        // The next one comes only once the store knows of this one.
         queued(ctx, &clients[0], &holder.name().clone(), i + 1).await?;
     }
     holder.release().await?;
     all_well(waiters, PROMPT * 2).await?;
     let order = locked(&order).clone();
-    ensure!(order.is_sorted(), "the waiters 0 to 7 were granted in the order {order:?}");
+    ensure!(
+        order.is_sorted(),
+        "the waiters 0 to 7 were granted in the order {order:?}"
+    );
     Ok(())
 }
 
@@ -83,7 +90,10 @@ async fn giving_up_keeps_the_order_of_the_rest(ctx: Ctx) -> Outcome {
     queued(&ctx, &a, &name, 2).await?;
     held.release().await?;
     let guard = first.granted().await?;
-    ensure!(third.is_pending(), "the third was granted along with the first");
+    ensure!(
+        third.is_pending(),
+        "the third was granted along with the first"
+    );
     guard.release().await?;
     Ok(third.granted().await?.release().await?)
 }
@@ -94,10 +104,16 @@ async fn waiters_keep_their_place_past_the_ttl(ctx: Ctx) -> Outcome {
     let held = take(&a, &name).await?;
     let first = enqueue(&ctx, &b, &name, ctx.short(), 1).await?;
     let second = enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?;
-    throughout("both wait", ctx.ttl() * 2, || first.is_pending() && second.is_pending()).await?;
+    throughout("both wait", ctx.ttl() * 2, || {
+        first.is_pending() && second.is_pending()
+    })
+    .await?;
     held.release().await?;
     let guard = first.granted().await?;
-    ensure!(second.is_pending(), "the second was granted along with the first");
+    ensure!(
+        second.is_pending(),
+        "the second was granted along with the first"
+    );
     guard.release().await?;
     Ok(second.granted().await?.release().await?)
 }
@@ -106,14 +122,24 @@ async fn timed_out_waiter_is_passed_over(ctx: Ctx) -> Outcome {
     let (a, b, c) = ctx.connect_three().await?;
     let name = ctx.name("passed-over");
     let held = take(&a, &name).await?;
-    let mut bounded = enqueue(&ctx, &b, &name, AcquireOptions::new().with_timeout(Duration::from_millis(500)), 1).await?;
+    let mut bounded = enqueue(
+        &ctx,
+        &b,
+        &name,
+        AcquireOptions::new().with_timeout(Duration::from_millis(500)),
+        1,
+    )
+    .await?;
     let patient = enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?;
-    ensure!(bounded.outcome_within(PROMPT).await?.is_err(), "a held lock was granted");
+    ensure!(
+        bounded.outcome_within(PROMPT).await?.is_err(),
+        "a held lock was granted"
+    );
     held.release().await?;
     Ok(patient.granted().await?.release().await?)
 }
 
-/// That the one before it went away does not mean that the lock is free.
+/// The lock is not free merely because the waiter's predecessor went away.
 async fn giving_up_in_mid_queue_grants_nobody(ctx: Ctx) -> Outcome {
     let (a, b, c) = ctx.connect_three().await?;
     let name = ctx.name("mid-queue");
@@ -122,7 +148,12 @@ async fn giving_up_in_mid_queue_grants_nobody(ctx: Ctx) -> Outcome {
     let last = enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?;
     middle.give_up().await;
     queued(&ctx, &a, &name, 1).await?;
-    throughout("the last waits for the holder", Duration::from_millis(500), || last.is_pending() && !held.is_lost()).await?;
+    throughout(
+        "the last waits for the holder",
+        Duration::from_millis(500),
+        || last.is_pending() && !held.is_lost(),
+    )
+    .await?;
     held.release().await?;
     Ok(last.granted().await?.release().await?)
 }
@@ -131,16 +162,21 @@ async fn removal_of_the_holder_grants_the_first_only(ctx: Ctx) -> Outcome {
     let (a, b, c) = ctx.connect_three().await?;
     let name = ctx.name("removal");
     let _removed = take(&a, &name).await?;
-    let mut waiters =
-        [enqueue(&ctx, &b, &name, AcquireOptions::new(), 1).await?, enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?];
+    let mut waiters = [
+        enqueue(&ctx, &b, &name, AcquireOptions::new(), 1).await?,
+        enqueue(&ctx, &c, &name, AcquireOptions::new(), 2).await?,
+    ];
     ctx.remove_entry(&name).await?;
     let [first, second] = &mut waiters;
     let guard = tokio::select! {
         outcome = first.outcome_within(PROMPT) => outcome??,
         outcome = second.outcome_within(PROMPT) => outcome??,
     };
-    // One of the two is done; both at once would be two holders.
-    throughout("the other waits", Duration::from_millis(500), || waiters.iter().any(Waiter::is_pending)).await?;
+    // One of the two is finished; if both were at once, there would be two holders.
+    throughout("the other waits", Duration::from_millis(500), || {
+        waiters.iter().any(Waiter::is_pending)
+    })
+    .await?;
     refused(&a, &name).await?;
     Ok(guard.release().await?)
 }

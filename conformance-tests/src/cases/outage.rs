@@ -1,4 +1,4 @@
-//! An outage never looks like contention, and does not end a wait before its place is lost.
+//! An outage never looks like contention, and it ends no wait whose place is not lost yet.
 
 use std::{error::Error, time::Duration};
 
@@ -6,7 +6,7 @@ use lock_core::{AcquireOptions, DistributedLockExt, ErrorKind, LockError, RetryA
 use tokio::time::Instant;
 
 use crate::{
-    case::{Outcome, PROMPT, Stop, cases, ensure, fail},
+    case::{Outcome, PROMPT, REQUEST, Stop, cases, ensure, fail},
     context::{Client, Ctx, throughout, within},
     waiter::{Waiter, becomes_free, take, take_with},
 };
@@ -19,12 +19,17 @@ cases! { "outage";
     store_that_is_down_is_unavailable [Isolated, Stop];
 }
 
-/// More than any request should take on a store that does not answer.
-const REQUEST: Duration = Duration::from_secs(10);
-
 fn is_outage(error: &LockError) -> Outcome {
-    ensure!(error.kind() == ErrorKind::Unavailable, "an outage is told as {:?}: {error}", error.kind());
-    ensure!(error.retry() == RetryAdvice::Later, "the advice in an outage is {:?}: {error}", error.retry());
+    ensure!(
+        error.kind() == ErrorKind::Unavailable,
+        "an outage is told as {:?}: {error}",
+        error.kind()
+    );
+    ensure!(
+        error.retry() == RetryAdvice::Later,
+        "the advice in an outage is {:?}: {error}",
+        error.retry()
+    );
     Ok(())
 }
 
@@ -32,9 +37,19 @@ async fn contention_names_the_holder(ctx: Ctx) -> Outcome {
     let (a, b) = ctx.connect_two().await?;
     let name = ctx.name("holder");
     let held = take(&a, &name).await?;
-    let Err(error) = b.acquire_timeout(&name, Duration::from_secs(1)).await else { fail!("a held lock was granted") };
-    ensure!(error.kind() == ErrorKind::TimedOut, "a held lock is told as {:?}: {error}", error.kind());
-    ensure!(error.to_string().contains(held.owner().as_str()), "{} is not named: {error}", held.owner());
+    let Err(error) = b.acquire_timeout(&name, Duration::from_secs(1)).await else {
+        fail!("a held lock was granted")
+    };
+    ensure!(
+        error.kind() == ErrorKind::TimedOut,
+        "a held lock is told as {:?}: {error}",
+        error.kind()
+    );
+    ensure!(
+        error.to_string().contains(held.owner().as_str()),
+        "{} is not named: {error}",
+        held.owner()
+    );
     Ok(held.release().await?)
 }
 
@@ -44,26 +59,33 @@ async fn bounded_wait_on_a_silent_store_is_unavailable(ctx: Ctx) -> Outcome {
     let name = ctx.name("bounded");
     ctx.freeze().await?;
     let timeout = Duration::from_secs(1);
-    let outcome = within(timeout + ctx.slack(), client.acquire_timeout(&name, timeout)).await;
+    let outcome = within(
+        timeout + ctx.slack(),
+        client.acquire_timeout(&name, timeout),
+    )
+    .await;
     ctx.thaw().await?;
     match outcome {
         Some(Err(error)) => is_outage(&error)?,
         Some(Ok(guard)) => fail!("a frozen store granted {guard:?}"),
         None => fail!("a wait bounded to {timeout:?} did not end while the store was frozen"),
     }
-    // The request may take effect now; then it must be undone, long before its TTL has passed.
+    // The request may take effect now; then it must be undone long before its TTL has passed.
     drop(becomes_free(&client, &name, PROMPT * 2).await?);
     Ok(())
 }
 
-/// Longer than a request is answered in, shorter than the TTL.
+/// Longer than any request takes to be answered, and shorter than the TTL.
 async fn wait_begun_in_a_short_outage_goes_on(ctx: Ctx) -> Outcome {
     let ctx = ctx.isolated().await?;
     let client = ctx.connect().await?;
     let name = ctx.name("short");
     ctx.freeze().await?;
     let waiter = Waiter::start(&client, &name, AcquireOptions::new());
-    throughout("the acquire goes on", Duration::from_secs(8), || waiter.is_pending()).await?;
+    throughout("the acquire goes on", Duration::from_secs(8), || {
+        waiter.is_pending()
+    })
+    .await?;
     ctx.thaw().await?;
     Ok(waiter.granted_within(PROMPT * 2).await?.release().await?)
 }
@@ -74,15 +96,28 @@ async fn wait_without_a_bound_ends_after_the_ttl(ctx: Ctx) -> Outcome {
     let name = ctx.name("unbounded");
     let held = take_with(&a, &name, ctx.short()).await?;
     let mut queued = Waiter::start(&b, &name, ctx.short());
-    throughout("the waiter waits", Duration::from_millis(500), || queued.is_pending()).await?;
+    throughout("the waiter waits", Duration::from_millis(500), || {
+        queued.is_pending()
+    })
+    .await?;
     ctx.freeze().await?;
-    let (start, mut fresh) = (Instant::now(), Waiter::start(&a, &ctx.name("fresh"), ctx.short()));
-    // One that was queued asks for itself only once in a while.
+    let start = Instant::now();
+    let mut fresh = Waiter::start(&a, &ctx.name("fresh"), ctx.short());
+    // An acquire that is already queued asks on its own only once in a while.
     let bound = ctx.ttl() + REQUEST * 2;
     for waiter in [&mut fresh, &mut queued] {
-        let Err(error) = waiter.outcome_within(bound.saturating_sub(start.elapsed())).await? else { fail!("a frozen store granted") };
+        let Err(error) = waiter
+            .outcome_within(bound.saturating_sub(start.elapsed()))
+            .await?
+        else {
+            fail!("a frozen store granted")
+        };
         is_outage(&error)?;
-        ensure!(start.elapsed() + Duration::from_millis(500) >= ctx.ttl(), "an outage of {:?} ended a wait", start.elapsed());
+        ensure!(
+            start.elapsed() + Duration::from_millis(500) >= ctx.ttl(),
+            "an outage of {:?} ended a wait",
+            start.elapsed()
+        );
     }
     ctx.thaw().await?;
     drop(held);
@@ -91,7 +126,8 @@ async fn wait_without_a_bound_ends_after_the_ttl(ctx: Ctx) -> Outcome {
 
 async fn store_that_is_down_is_unavailable(ctx: Ctx) -> Outcome {
     let ctx = ctx.isolated().await?;
-    let (client, name) = (ctx.connect().await?, ctx.name("down"));
+    let client = ctx.connect().await?;
+    let name = ctx.name("down");
     ctx.stop().await?;
     let Some(Err(error)) = within(REQUEST, client.try_acquire(&name)).await else {
         fail!("a try on a store that is down did not fail in time")
@@ -110,12 +146,24 @@ async fn store_that_is_down_is_unavailable(ctx: Ctx) -> Outcome {
         is_outage(&error)?;
     }
     let timeout = Duration::from_secs(3);
-    let Some(Err(error)) = within(timeout + ctx.slack(), client.acquire_timeout(&name, timeout)).await else {
+    let Some(Err(error)) = within(
+        timeout + ctx.slack(),
+        client.acquire_timeout(&name, timeout),
+    )
+    .await
+    else {
         fail!("a bounded wait for a store that is down did not fail in time")
     };
     is_outage(&error)?;
-    let Some(cause) = error.source().map(ToString::to_string) else { fail!("the store's last failure is not the cause: {error}") };
-    ensure!(cause.rsplit(": ").all(|detail| error.to_string().contains(detail)), "the message does not say why: {error}, {cause}");
+    let Some(cause) = error.source().map(ToString::to_string) else {
+        fail!("the store's last failure is not the cause: {error}")
+    };
+    ensure!(
+        cause
+            .rsplit(": ")
+            .all(|detail| error.to_string().contains(detail)),
+        "the message does not say why: {error}, {cause}"
+    );
     match within(REQUEST, ctx.connect_now()).await {
         Some(Err(error)) => is_outage(&error)?,
         // A client that needs no connection is told by its first request.
@@ -128,6 +176,8 @@ async fn store_that_is_down_is_unavailable(ctx: Ctx) -> Outcome {
 async fn refusal(client: &Client) -> Result<LockError, Stop> {
     match within(REQUEST, client.try_acquire("down")).await {
         Some(Err(error)) => Ok(error),
-        other => Err(Stop::Fail(format!("a store that is down answered {other:?}"))),
+        other => Err(Stop::Fail(format!(
+            "a store that is down answered {other:?}"
+        ))),
     }
 }

@@ -1,4 +1,4 @@
-//! An orderly shutdown releases what is held and ends the client, and no other.
+//! An orderly shutdown releases what its client holds and ends that client, and no other.
 
 use std::time::Duration;
 
@@ -38,10 +38,22 @@ async fn shutdown_loses_the_guards(ctx: Ctx) -> Outcome {
     let client = ctx.connect().await?;
     let guard = take(&client, &ctx.name("lost")).await?;
     client.shutdown().await?;
-    ensure!(guard.state() == GuardState::Lost(LossReason::Shutdown), "after the shutdown the guard is {:?}", guard.state());
-    ensure!(within(PROMPT, guard.lost()).await == Some(LossReason::Shutdown), "the loss signal did not fire");
+    ensure!(
+        guard.state() == GuardState::Lost(LossReason::Shutdown),
+        "after the shutdown the guard is {:?}",
+        guard.state()
+    );
+    ensure!(
+        within(PROMPT, guard.lost()).await == Some(LossReason::Shutdown),
+        "the loss signal did not fire"
+    );
     let released = guard.release().await;
-    ensure!(released.as_ref().is_err_and(|error| error.kind() == ErrorKind::Lost), "its release said {released:?}");
+    ensure!(
+        released
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Lost),
+        "its release said {released:?}"
+    );
     Ok(())
 }
 
@@ -75,12 +87,18 @@ async fn shutdown_is_idempotent_and_final(ctx: Ctx) -> Outcome {
     client.shutdown().await?;
     client.shutdown().await?;
     is_shutdown("acquire", within(PROMPT, client.acquire(&name)).await)?;
-    is_shutdown("try-acquire", within(PROMPT, client.try_acquire(&name)).await)?;
+    is_shutdown(
+        "try-acquire",
+        within(PROMPT, client.try_acquire(&name)).await,
+    )?;
     if ctx.capabilities().inspect {
         is_shutdown("inspect", within(PROMPT, client.inspect(&name)).await)?;
     }
     if ctx.capabilities().force_release {
-        is_shutdown("force-release", within(PROMPT, client.force_release(&name)).await)?;
+        is_shutdown(
+            "force-release",
+            within(PROMPT, client.force_release(&name)).await,
+        )?;
     }
     Ok(())
 }
@@ -96,14 +114,21 @@ fn is_shutdown<T>(operation: &str, outcome: Option<Result<T, LockError>>) -> Out
 
 async fn shutdown_leaves_other_clients_alone(ctx: Ctx) -> Outcome {
     let (a, b, c) = ctx.connect_three().await?;
-    let (held, waited) = (ctx.name("held"), ctx.name("waited"));
+    let held = ctx.name("held");
+    let waited = ctx.name("waited");
     let guard = take_with(&b, &held, ctx.short()).await?;
     let blocker = take(&a, &waited).await?;
     let waiter = enqueue(&ctx, &b, &waited, AcquireOptions::new(), 1).await?;
     a.shutdown().await?;
     let granted = waiter.granted().await?;
-    ensure!(blocker.is_lost(), "the guard of the client that was shut down holds");
-    tokio::time::timeout(ctx.ttl() * 2, guard.lost()).await.err().ok_or_else(|| Stop::Fail("another client's guard was lost".into()))?;
+    ensure!(
+        blocker.is_lost(),
+        "the guard of the client that was shut down holds"
+    );
+    tokio::time::timeout(ctx.ttl() * 2, guard.lost())
+        .await
+        .err()
+        .ok_or_else(|| Stop::Fail("another client's guard was lost".into()))?;
     refused(&c, &held).await?;
     granted.release().await?;
     Ok(guard.release().await?)
@@ -117,7 +142,10 @@ async fn shutdown_ends_on_a_frozen_store(ctx: Ctx) -> Outcome {
     let bound = ctx.expiry_bound() + Duration::from_secs(10);
     let ended = within(bound, client.shutdown()).await;
     ctx.thaw().await?;
-    ensure!(ended.is_some(), "the shutdown had not ended after {bound:?}");
+    ensure!(
+        ended.is_some(),
+        "the shutdown had not ended after {bound:?}"
+    );
     ensure!(guard.is_lost(), "the guard holds after the shutdown");
     Ok(())
 }

@@ -4,16 +4,21 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
 
 use super::{process::new_name, supervisor::Supervisor};
 
-/// A certificate authority of its own, with a certificate for a server and one for a client, as PEM files.
-///
-/// The files are gone with the last clone and the last server that uses them, and also when this process ends in any other way.
+/// A certificate authority of its own, with a certificate for a server and one for a client, as PEM
+/// files.
+/// The files vanish with the last clone and the last server that uses them, and also when this
+/// process ends in any other way.
+/// process ends in any other way.
 ///
 /// ```no_run
-/// use conformance_tests::servers::{self, Certificates, RedisOptions};
+/// use lock_conformance::servers::{self, Certificates, RedisOptions};
 ///
 /// let certificates = Certificates::new()?;
 /// let server = servers::redis(RedisOptions::new().with_mutual_tls(&certificates))?;
@@ -22,7 +27,7 @@ use super::{process::new_name, supervisor::Supervisor};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Certificates {
-    /// Of no server: it owns the directory.
+    /// Belongs to no server: it owns the directory.
     owner: Arc<Supervisor>,
 }
 
@@ -34,13 +39,17 @@ impl Certificates {
     /// If the files cannot be written.
     pub fn new() -> io::Result<Self> {
         let directory = env::temp_dir().join(new_name("certificates"));
-        let certificates = Self { owner: Arc::new(Supervisor::spawn(&directory, &[])?) };
+        let certificates = Self {
+            owner: Arc::new(Supervisor::spawn(&directory, &[])?),
+        };
         let authority = authority().map_err(io::Error::other)?;
         fs::write(certificates.ca(), authority.pem())?;
-        let server = leaf(&authority, "server", ExtendedKeyUsagePurpose::ServerAuth).map_err(io::Error::other)?;
+        let server = leaf(&authority, "server", ExtendedKeyUsagePurpose::ServerAuth)
+            .map_err(io::Error::other)?;
         fs::write(certificates.server_cert(), server.cert)?;
         fs::write(certificates.server_key(), server.key)?;
-        let client = leaf(&authority, "client", ExtendedKeyUsagePurpose::ClientAuth).map_err(io::Error::other)?;
+        let client = leaf(&authority, "client", ExtendedKeyUsagePurpose::ClientAuth)
+            .map_err(io::Error::other)?;
         fs::write(certificates.client_cert(), client.cert)?;
         fs::write(certificates.client_key(), client.key)?;
         Ok(certificates)
@@ -76,7 +85,7 @@ impl Certificates {
         self.directory().join("client.key")
     }
 
-    /// Where all of them are.
+    /// Directory of all these files.
     pub(super) fn directory(&self) -> &Path {
         self.owner.directory()
     }
@@ -89,17 +98,26 @@ struct Leaf {
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "test authority");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "test authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     CertifiedIssuer::self_signed(params, KeyPair::generate()?)
 }
 
-fn leaf(authority: &CertifiedIssuer<'_, KeyPair>, name: &str, usage: ExtendedKeyUsagePurpose) -> Result<Leaf, rcgen::Error> {
+fn leaf(
+    authority: &CertifiedIssuer<'_, KeyPair>,
+    name: &str,
+    usage: ExtendedKeyUsagePurpose,
+) -> Result<Leaf, rcgen::Error> {
     let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![usage];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate()?;
-    Ok(Leaf { cert: params.signed_by(&key, authority)?.pem(), key: key.serialize_pem() })
+    Ok(Leaf {
+        cert: params.signed_by(&key, authority)?.pem(),
+        key: key.serialize_pem(),
+    })
 }

@@ -2,6 +2,7 @@ use std::{fmt, io, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     Certificates, http,
+    poll::poll,
     service::{About, Service, Site, Tls},
 };
 
@@ -14,7 +15,7 @@ static ABOUT: About = About {
     package: "etcd-server",
 };
 
-/// How to run an etcd server; by default one member without authentication or TLS.
+/// Options of an etcd server. By default it is one member without authentication or TLS.
 #[derive(Clone, Default)]
 pub struct EtcdOptions {
     heartbeat: Option<Duration>,
@@ -32,14 +33,15 @@ impl EtcdOptions {
         Self::default()
     }
 
-    /// Interval of heartbeats and the election timeout, which also bounds the shortest TTL: by default 100 ms and 1 s.
+    /// Sets the interval of heartbeats and the election timeout, which also bounds the shortest
+    /// TTL. By default 100 ms and 1 s.
     #[must_use]
     pub fn with_election(mut self, heartbeat: Duration, election: Duration) -> Self {
         (self.heartbeat, self.election) = (Some(heartbeat), Some(election));
         self
     }
 
-    /// Turns authentication on, with the user `root` of this password.
+    /// Turns authentication on, with a user `root` that has this password.
     #[must_use]
     pub fn with_root_password(mut self, password: impl Into<String>) -> Self {
         self.root_password = Some(password.into());
@@ -49,14 +51,20 @@ impl EtcdOptions {
     /// Serves clients over TLS only.
     #[must_use]
     pub fn with_tls(mut self, certificates: &Certificates) -> Self {
-        self.tls = Some(Tls { certificates: certificates.clone(), is_mutual: false });
+        self.tls = Some(Tls {
+            certificates: certificates.clone(),
+            is_mutual: false,
+        });
         self
     }
 
     /// Serves clients over TLS only, and only those that have a certificate of the same authority.
     #[must_use]
     pub fn with_mutual_tls(mut self, certificates: &Certificates) -> Self {
-        self.tls = Some(Tls { certificates: certificates.clone(), is_mutual: true });
+        self.tls = Some(Tls {
+            certificates: certificates.clone(),
+            is_mutual: true,
+        });
         self
     }
 
@@ -74,8 +82,14 @@ impl EtcdOptions {
         self
     }
 
-    /// The arguments of one member of a cluster, which the others find at `advertised`.
-    pub(super) fn command_line(&self, site: &Site<'_>, name: &str, advertised: &str, cluster: &str) -> Vec<String> {
+    /// The command line of one member of a cluster, whose other members find it at `advertised`.
+    pub(super) fn command_line(
+        &self,
+        site: &Site<'_>,
+        name: &str,
+        advertised: &str,
+        cluster: &str,
+    ) -> Vec<String> {
         let listen = self.listen_urls(site);
         let advertise = listen.replace(&site.listen.to_string(), "127.0.0.1");
         let mut arguments = vec![
@@ -83,7 +97,10 @@ impl EtcdOptions {
             format!("--data-dir={}", site.data.join("etcd").display()),
             format!("--listen-client-urls={listen}"),
             format!("--advertise-client-urls={advertise}"),
-            format!("--listen-peer-urls=http://127.0.0.1:{}", site.ports.peer.number()),
+            format!(
+                "--listen-peer-urls=http://127.0.0.1:{}",
+                site.ports.peer.number()
+            ),
             format!("--initial-advertise-peer-urls={advertised}"),
             format!("--initial-cluster={cluster}"),
             "--logger=zap".to_owned(),
@@ -95,24 +112,36 @@ impl EtcdOptions {
     }
 
     fn timing(&self) -> impl Iterator<Item = String> {
-        let argument = |name: &str, value: Option<Duration>| value.map(|value| format!("--{name}={}", value.as_millis()));
-        argument("heartbeat-interval", self.heartbeat).into_iter().chain(argument("election-timeout", self.election))
+        let argument = |name: &str, value: Option<Duration>| {
+            value.map(|value| format!("--{name}={}", value.as_millis()))
+        };
+        argument("heartbeat-interval", self.heartbeat)
+            .into_iter()
+            .chain(argument("election-timeout", self.election))
     }
 
     fn tls_arguments(&self) -> Vec<String> {
-        let Some(tls) = &self.tls else { return Vec::new() };
+        let Some(tls) = &self.tls else {
+            return Vec::new();
+        };
         let files = &tls.certificates;
-        let mut arguments =
-            vec![format!("--cert-file={}", files.server_cert().display()), format!("--key-file={}", files.server_key().display())];
+        let mut arguments = vec![
+            format!("--cert-file={}", files.server_cert().display()),
+            format!("--key-file={}", files.server_key().display()),
+        ];
         // An authority alone makes etcd demand client certificates.
         if tls.is_mutual {
-            arguments.extend([format!("--trusted-ca-file={}", files.ca().display()), "--client-cert-auth=true".to_owned()]);
+            arguments.extend([
+                format!("--trusted-ca-file={}", files.ca().display()),
+                "--client-cert-auth=true".to_owned(),
+            ]);
         }
         arguments
     }
 
     fn listen_urls(&self, site: &Site<'_>) -> String {
-        let (client, plain) = (site.ports.client.number(), site.ports.plain.number());
+        let client = site.ports.client.number();
+        let plain = site.ports.plain.number();
         match self.tls {
             Some(_) => format!("https://{0}:{client},http://{0}:{plain}", site.listen),
             None => format!("http://{}:{client}", site.listen),
@@ -152,14 +181,38 @@ impl Service for EtcdOptions {
     }
 
     fn set_up(&self, address: SocketAddr) -> io::Result<()> {
-        let Some(password) = &self.root_password else { return Ok(()) };
+        let Some(password) = &self.root_password else {
+            return Ok(());
+        };
         let user = serde_json::json!({ "name": "root", "password": password }).to_string();
-        http::post(address, "/v3/auth/user/add", &user)?;
-        http::post(address, "/v3/auth/role/add", r#"{"name":"root"}"#)?;
-        http::post(address, "/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#)?;
-        http::post(address, "/v3/auth/enable", "{}").map(drop)
+        set_up_once(address, "/v3/auth/user/add", &user)?;
+        set_up_once(address, "/v3/auth/role/add", r#"{"name":"root"}"#)?;
+        let grant = r#"{"user":"root","role":"root"}"#;
+        set_up_once(address, "/v3/auth/user/grant", grant)?;
+        set_up_once(address, "/v3/auth/enable", "{}")
     }
 }
+
+/// Makes a request that takes effect once. The gateway's own connection may break when it is first
+/// used, whether or not the request has been carried out.
+fn set_up_once(address: SocketAddr, path: &str, json: &str) -> io::Result<()> {
+    let mut outcome = Ok(());
+    poll(SET_UP_LIMIT, || {
+        outcome = match http::post(address, path, json) {
+            Err(error) if error.to_string().contains("already exists") => Ok(()),
+            answer => answer.map(drop),
+        };
+        let is_broken = |error: &io::Error| error.to_string().contains(" 503 ");
+        outcome
+            .as_ref()
+            .err()
+            .is_none_or(|error| !is_broken(error))
+            .then_some(())
+    });
+    outcome
+}
+
+const SET_UP_LIMIT: Duration = Duration::from_secs(5);
 
 impl fmt::Debug for EtcdOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

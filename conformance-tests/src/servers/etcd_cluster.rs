@@ -1,9 +1,11 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
+
+use lock_core::backend::locked;
 
 use super::{
     EtcdOptions, Trouble,
@@ -16,14 +18,14 @@ use super::{
     service::Service,
 };
 
-/// Several etcd servers that form one cluster, each of which can be killed, frozen, and cut off from the others or from its
-/// clients.
+/// Several etcd servers that form one cluster. Each can be killed, frozen, and cut off from the
+/// others or from its clients.
 ///
-/// Members are numbered from 0. Clones are handles of the same cluster, which ends like a [`Server`](super::Server): with its last handle, and
-/// however this process ends.
+/// Members are numbered from 0. Clones are handles of the same cluster, which ends like a
+/// [`Server`](super::Server): with its last handle, and however this process ends.
 ///
 /// ```no_run
-/// use conformance_tests::servers::{self, EtcdOptions, Trouble};
+/// use lock_conformance::servers::{self, EtcdOptions, Trouble};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let cluster = servers::etcd_cluster(EtcdOptions::new(), 3)?;
@@ -48,11 +50,12 @@ struct Inner {
 #[derive(Debug)]
 struct Member {
     process: Process,
-    /// Its id in the cluster, once it has been asked.
-    id: OnceLock<String>,
+    /// The member's id in the cluster when it was last asked; a member that joins anew gets another
+    /// one.
+    id: Mutex<Option<String>>,
 }
 
-/// What a member says of itself.
+/// Status that a member reports of itself.
 #[derive(Debug)]
 struct Status {
     leader: String,
@@ -60,19 +63,37 @@ struct Status {
     version: String,
 }
 
-/// A member that does not answer within this is not asked again for a moment.
+/// A member that does not answer within this time is not asked again for a moment.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
 impl EtcdCluster {
-    pub(super) fn start_new(options: &EtcdOptions, size: usize, program: &Path) -> io::Result<Self> {
+    pub(super) fn start_new(
+        options: &EtcdOptions,
+        size: usize,
+        program: &Path,
+    ) -> io::Result<Self> {
         let mut network = PeerNetwork::new(size)?;
         let mut members = Vec::new();
         for at in 0..size {
-            let service = EtcdMember { options: options.clone(), at, size, gate: network.gate(at) };
-            members.push(Member { process: Process::prepare(Box::new(service), program)?, id: OnceLock::new() });
+            let service = EtcdMember {
+                options: options.clone(),
+                at,
+                size,
+                gate: network.gate(at),
+            };
+            members.push(Member {
+                process: Process::prepare(Box::new(service), program)?,
+                id: Mutex::default(),
+            });
         }
-        let peers = members.iter().map(|member| member.process.peer_address()).collect();
-        let clients = members.iter().map(|member| ([127, 0, 0, 1], member.process.port()).into()).collect();
+        let peers = members
+            .iter()
+            .map(|member| member.process.peer_address())
+            .collect();
+        let clients = members
+            .iter()
+            .map(|member| ([127, 0, 0, 1], member.process.port()).into())
+            .collect();
         network.plug_in(peers, clients)?;
         let cluster = Self(Arc::new(Inner { members, network }));
         for at in 0..size {
@@ -83,16 +104,19 @@ impl EtcdCluster {
         Ok(cluster)
     }
 
-    /// How many members it has.
+    /// Number of members.
     #[must_use]
     pub fn size(&self) -> usize {
         self.0.members.len()
     }
 
-    /// `host:port` of every member for clients, through the links that [`trouble_with_clients`](Self::trouble_with_clients) disturbs.
+    /// `host:port` of every member for clients, through the links that
+    /// [`trouble_with_clients`](Self::trouble_with_clients) disturbs.
     #[must_use]
     pub fn endpoints(&self) -> Vec<String> {
-        (0..self.size()).map(|at| self.0.network.clients(at).address().to_string()).collect()
+        (0..self.size())
+            .map(|at| self.0.network.clients(at).address().to_string())
+            .collect()
     }
 
     /// The URL of all [`endpoints`](Self::endpoints), without user and password.
@@ -101,25 +125,26 @@ impl EtcdCluster {
         format!("etcd://{}", self.endpoints().join(","))
     }
 
-    /// `host:port` of one member for an observer whom no trouble reaches.
+    /// `host:port` of one member for an observer that no trouble reaches.
     #[must_use]
     pub fn direct_endpoint(&self, member: usize) -> String {
         format!("127.0.0.1:{}", self.member(member).process.port())
     }
 
-    /// The member's process, unless it was killed.
+    /// The process id of the member, unless it was killed.
     #[must_use]
     pub fn pid(&self, member: usize) -> Option<u32> {
         self.member(member).process.pid()
     }
 
-    /// Where the member's files and its `log` are.
+    /// Directory of the member's files and its `log`.
     #[must_use]
     pub fn directory(&self, member: usize) -> PathBuf {
         self.member(member).process.directory()
     }
 
-    /// Kills a member at once (SIGKILL), even if it is frozen; its ports and data stay for [`start`](Self::start).
+    /// Kills a member at once (SIGKILL), even if it is frozen; its ports and data stay for
+    /// [`start`](Self::start).
     ///
     /// # Errors
     ///
@@ -128,16 +153,27 @@ impl EtcdCluster {
         self.member(member).process.kill()
     }
 
-    /// Starts a member again on its ports and data, after killing it if it runs. Does not wait: alone it cannot serve.
+    /// Starts a member again on its ports and data, after killing it if it runs. Does not wait,
+    /// because a single member cannot serve.
     ///
     /// # Errors
     ///
     /// If its supervisor was killed.
     pub fn start(&self, member: usize) -> io::Result<()> {
-        self.member(member).process.launch().map(drop)
+        self.start_with(member, &[])
     }
 
-    /// Stops a member from doing anything, with all connections open (SIGSTOP).
+    /// As [`start`](Self::start), with more arguments, which must not contain blanks. They count
+    /// for this start only.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`start`](Self::start).
+    pub fn start_with(&self, member: usize, arguments: &[&str]) -> io::Result<()> {
+        self.member(member).process.launch(arguments).map(drop)
+    }
+
+    /// Stops a member from doing anything, with all connections left open (SIGSTOP).
     ///
     /// # Errors
     ///
@@ -146,7 +182,7 @@ impl EtcdCluster {
         self.member(member).process.freeze()
     }
 
-    /// Lets a frozen member go on (SIGCONT).
+    /// Resumes a frozen member (SIGCONT).
     ///
     /// # Errors
     ///
@@ -171,7 +207,7 @@ impl EtcdCluster {
         self.trouble_with_clients(member, Trouble::None);
     }
 
-    /// Waits until a majority of the members agrees on a leader, and says who it is.
+    /// Waits until a majority of the members agrees on a leader, and returns that leader.
     ///
     /// # Errors
     ///
@@ -188,7 +224,7 @@ impl EtcdCluster {
     ///
     /// # Errors
     ///
-    /// As [`leader`](Self::leader).
+    /// The errors of [`leader`](Self::leader).
     ///
     /// # Cancel safety
     ///
@@ -197,8 +233,9 @@ impl EtcdCluster {
         self.leader_where(move |leader| leader != member).await
     }
 
-    /// Whether a leader that is frozen for longer than leases last revokes them when it goes on, although another leader has
-    /// kept them alive meanwhile: a defect of etcd before 3.4.31 and 3.5.13, which takes locks away from live holders.
+    /// True if a leader that was frozen for longer than the leases last revokes them once it
+    /// resumes, even though another leader has kept them alive meanwhile. This defect of etcd
+    /// before 3.4.31 and 3.5.13 takes locks away from live holders.
     ///
     /// # Errors
     ///
@@ -209,8 +246,17 @@ impl EtcdCluster {
     /// Nothing is lost when it is dropped.
     pub async fn thawed_leader_revokes(&self) -> io::Result<bool> {
         self.blocking(|cluster| {
-            let version = poll(START_LIMIT, || cluster.statuses().into_iter().flatten().next().map(|status| status.version));
-            version.map(|version| revokes_when_thawed(&version)).ok_or_else(|| io::Error::other("no member says its version"))
+            let version = poll(START_LIMIT, || {
+                cluster
+                    .statuses()
+                    .into_iter()
+                    .flatten()
+                    .next()
+                    .map(|status| status.version)
+            });
+            version
+                .map(|version| revokes_when_thawed(&version))
+                .ok_or_else(|| io::Error::other("no member says its version"))
         })
         .await
     }
@@ -228,7 +274,8 @@ impl EtcdCluster {
         self.blocking(Self::wait_healthy_blocking).await
     }
 
-    /// Whether any member answers at the moment that it can write, asked on a way that no trouble touches.
+    /// True if any member answers at this moment that it can write. The members are asked directly,
+    /// where no trouble reaches.
     ///
     /// # Cancel safety
     ///
@@ -236,8 +283,11 @@ impl EtcdCluster {
     pub async fn serves(&self) -> bool {
         let (sender, mut answers) = tokio::sync::mpsc::channel(self.size());
         for at in 0..self.size() {
-            let (cluster, sender) = (self.clone(), sender.clone());
-            tokio::task::spawn_blocking(move || sender.blocking_send(cluster.member(at).is_ready()));
+            let cluster = self.clone();
+            let sender = sender.clone();
+            tokio::task::spawn_blocking(move || {
+                sender.blocking_send(cluster.member(at).is_ready())
+            });
         }
         drop(sender);
         while let Some(answer) = answers.recv().await {
@@ -248,7 +298,7 @@ impl EtcdCluster {
         false
     }
 
-    /// The latest term that a member knows of, which every election makes larger.
+    /// The latest term that any member knows of; every election increases it.
     ///
     /// # Errors
     ///
@@ -258,21 +308,46 @@ impl EtcdCluster {
     ///
     /// Nothing is lost when it is dropped.
     pub async fn term(&self) -> io::Result<u64> {
-        let term = |cluster: &Self| cluster.statuses().into_iter().flatten().map(|status| status.term).max();
-        self.blocking(move |cluster| term(cluster).ok_or_else(|| io::Error::other("no member says its term"))).await
-    }
-
-    async fn leader_where(&self, wanted: impl Fn(usize) -> bool + Send + 'static) -> io::Result<usize> {
+        let term = |cluster: &Self| {
+            cluster
+                .statuses()
+                .into_iter()
+                .flatten()
+                .map(|status| status.term)
+                .max()
+        };
         self.blocking(move |cluster| {
-            let found = poll(START_LIMIT, || cluster.current_leader().filter(|leader| wanted(*leader)));
-            found.ok_or_else(|| cluster.member(0).process.complaint("found no leader in time"))
+            term(cluster).ok_or_else(|| io::Error::other("no member says its term"))
         })
         .await
     }
 
-    async fn blocking<T: Send + 'static>(&self, run: impl FnOnce(&Self) -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    async fn leader_where(
+        &self,
+        wanted: impl Fn(usize) -> bool + Send + 'static,
+    ) -> io::Result<usize> {
+        self.blocking(move |cluster| {
+            let found = poll(START_LIMIT, || {
+                cluster.current_leader().filter(|leader| wanted(*leader))
+            });
+            found.ok_or_else(|| {
+                cluster
+                    .member(0)
+                    .process
+                    .complaint("found no leader in time")
+            })
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let cluster = self.clone();
-        tokio::task::spawn_blocking(move || run(&cluster)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || run(&cluster))
+            .await
+            .map_err(io::Error::other)?
     }
 
     fn wait_healthy_blocking(&self) -> io::Result<()> {
@@ -280,25 +355,50 @@ impl EtcdCluster {
         let healthy = poll(START_LIMIT, || {
             sick = self.0.members.iter().position(|member| !member.is_ready());
             let leader = self.current_leader();
-            let id = leader.and_then(|leader| self.member(leader).id.get());
-            let all_follow = || self.statuses().iter().all(|status| status.as_ref().is_some_and(|status| Some(&status.leader) == id));
+            let id = leader.and_then(|leader| self.member(leader).id());
+            let follows = |status: &Option<Status>| {
+                status
+                    .as_ref()
+                    .is_some_and(|status| Some(&status.leader) == id.as_ref())
+            };
+            let all_follow = || self.statuses().iter().all(follows);
             (sick.is_none() && leader.is_some() && all_follow()).then_some(())
         });
-        healthy.ok_or_else(|| self.member(sick.unwrap_or(0)).process.complaint("did not get healthy in time"))
+        healthy.ok_or_else(|| {
+            self.member(sick.unwrap_or(0))
+                .process
+                .complaint("did not get healthy in time")
+        })
     }
 
     fn current_leader(&self) -> Option<usize> {
         let statuses = self.statuses();
-        let votes = |id: &String| statuses.iter().flatten().filter(|status| status.leader == *id).count();
-        // The followers of one that was killed name it until they miss it.
-        let elected = |member: &Member| member.runs() && member.id.get().is_some_and(|id| votes(id) > self.size() / 2);
+        let votes = |id: &String| {
+            statuses
+                .iter()
+                .flatten()
+                .filter(|status| status.leader == *id)
+                .count()
+        };
+        // The followers of a killed leader name it until they miss it.
+        let elected = |member: &Member| {
+            member.runs() && member.id().is_some_and(|id| votes(&id) > self.size() / 2)
+        };
         self.0.members.iter().position(elected)
     }
 
     fn statuses(&self) -> Vec<Option<Status>> {
         std::thread::scope(|scope| {
-            let asked: Vec<_> = self.0.members.iter().map(|member| scope.spawn(|| member.status())).collect();
-            asked.into_iter().map(|status| status.join().ok().flatten()).collect()
+            let asked: Vec<_> = self
+                .0
+                .members
+                .iter()
+                .map(|member| scope.spawn(|| member.status()))
+                .collect();
+            asked
+                .into_iter()
+                .map(|status| status.join().ok().flatten())
+                .collect()
         })
     }
 
@@ -309,30 +409,52 @@ impl EtcdCluster {
 
 impl Member {
     fn runs(&self) -> bool {
-        self.process.pid().is_some_and(|pid| process_state(pid) == ProcessState::Alive)
+        self.process
+            .pid()
+            .is_some_and(|pid| process_state(pid) == ProcessState::Alive)
+    }
+
+    fn id(&self) -> Option<String> {
+        locked(&self.id).clone()
     }
 
     fn is_ready(&self) -> bool {
-        self.runs() && self.process.service().is_ready(self.process.plain_address())
+        self.runs()
+            && self
+                .process
+                .service()
+                .is_ready(self.process.plain_address())
     }
 
     fn status(&self) -> Option<Status> {
         if !self.runs() {
             return None;
         }
-        let answer = http::post_within(STATUS_LIMIT, self.process.plain_address(), "/v3/maintenance/status", "{}").ok()?;
+        let answer = http::post_within(
+            STATUS_LIMIT,
+            self.process.plain_address(),
+            "/v3/maintenance/status",
+            "{}",
+        )
+        .ok()?;
         let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         if let Some(id) = text(&answer["header"]["member_id"]) {
-            let _ = self.id.set(id);
+            *locked(&self.id) = Some(id);
         }
         let term = text(&answer["raftTerm"])?.parse().ok()?;
-        Some(Status { leader: text(&answer["leader"])?, term, version: text(&answer["version"])? })
+        Some(Status {
+            leader: text(&answer["leader"])?,
+            term,
+            version: text(&answer["version"])?,
+        })
     }
 }
 
 fn revokes_when_thawed(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    let mut numbers = version
+        .split(['.', '-'])
+        .map(|number| number.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     let (major, minor, patch): (u32, u32, u32) = (next(), next(), next());
     match (major, minor) {
@@ -348,9 +470,14 @@ mod tests {
 
     #[test]
     fn knows_the_versions_with_the_defect() {
-        for (version, has) in
-            [("3.3.25", true), ("3.4.23", true), ("3.4.31", false), ("3.5.12", true), ("3.5.16", false), ("3.6.0-rc.1", false)]
-        {
+        for (version, has) in [
+            ("3.3.25", true),
+            ("3.4.23", true),
+            ("3.4.31", false),
+            ("3.5.12", true),
+            ("3.5.16", false),
+            ("3.6.0-rc.1", false),
+        ] {
             assert_eq!(revokes_when_thawed(version), has, "{version}");
         }
     }

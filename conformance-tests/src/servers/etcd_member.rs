@@ -5,7 +5,8 @@ use super::{
     service::{About, Service, Site},
 };
 
-/// One member of a cluster. Its peers are at addresses that exist only behind its gate, so that the harness owns every link.
+/// One member of a cluster. The addresses of its peers exist only behind its gate, so that the
+/// harness owns every link.
 #[derive(Clone, Debug)]
 pub(super) struct EtcdMember {
     pub(super) options: EtcdOptions,
@@ -15,7 +16,7 @@ pub(super) struct EtcdMember {
     pub(super) gate: SocketAddr,
 }
 
-/// Any port: the gate looks at the address alone.
+/// Any port will do: the gate looks at the address alone.
 const PEER_PORT: u16 = 2380;
 
 impl EtcdMember {
@@ -23,7 +24,8 @@ impl EtcdMember {
         format!("member-{at}")
     }
 
-    /// In a range that is reserved for documentation: Go bypasses proxies for loopback addresses, and nobody else is there.
+    /// An address in a range that is reserved for documentation: Go bypasses proxies for loopback
+    /// addresses, and nobody else uses this range.
     fn advertised(at: usize) -> String {
         format!("http://192.0.2.{at}:{PEER_PORT}")
     }
@@ -49,15 +51,25 @@ impl Service for EtcdMember {
     fn arguments(&self, site: &Site<'_>) -> Vec<String> {
         let member = |at| format!("{}={}", Self::name(at), Self::advertised(at));
         let cluster: Vec<_> = (0..self.size).map(member).collect();
-        self.options.command_line(site, &Self::name(self.at), &Self::advertised(self.at), &cluster.join(","))
+        self.options.command_line(
+            site,
+            &Self::name(self.at),
+            &Self::advertised(self.at),
+            &cluster.join(","),
+        )
     }
 
     fn environment(&self) -> Vec<(String, String)> {
         let gate = format!("socks5://{}", self.gate);
         // The lower-case spellings count where the upper-case ones are empty or absent.
-        [("HTTP_PROXY", gate.as_str()), ("http_proxy", gate.as_str()), ("NO_PROXY", ""), ("no_proxy", "")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
+        [
+            ("HTTP_PROXY", gate.as_str()),
+            ("http_proxy", gate.as_str()),
+            ("NO_PROXY", ""),
+            ("no_proxy", ""),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
     }
 
     fn is_ready(&self, address: SocketAddr) -> bool {

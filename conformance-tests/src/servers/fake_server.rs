@@ -9,12 +9,12 @@ use tokio::{
     task::JoinSet,
 };
 
-/// No protocol's greeting or reply: neither HTTP/2, nor TLS, nor RESP, nor UTF-8.
+/// Bytes that are no protocol's greeting or reply: neither HTTP/2, nor TLS, nor RESP, nor UTF-8.
 const GARBAGE: &[u8] = b"\x00\xff\xfe220 garbage \x80\x81\r\n\x07\xc0\r\n\r\n";
 
-/// A listener that is not the server that clients expect.
+/// A listener that is not the kind of server that clients expect.
 ///
-/// It lives in the runtime that started it, and ends with all its connections when it is dropped.
+/// It lives in the runtime that started it. When it is dropped, it ends with all its connections.
 #[derive(Debug)]
 pub struct FakeServer {
     address: SocketAddr,
@@ -28,7 +28,7 @@ enum Manner {
 }
 
 impl FakeServer {
-    /// Greets every connection with garbage, and answers garbage to whatever it receives.
+    /// Greets every connection with garbage, and answers whatever it receives with garbage.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl FakeServer {
         Self::start(Manner::Silence).await
     }
 
-    /// Where clients connect.
+    /// Address for clients.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -57,7 +57,10 @@ impl FakeServer {
         let address = listener.local_addr()?;
         let mut task = JoinSet::new();
         task.spawn(run(listener, manner));
-        Ok(Self { address, _task: task })
+        Ok(Self {
+            address,
+            _task: task,
+        })
     }
 }
 

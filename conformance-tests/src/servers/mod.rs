@@ -1,7 +1,7 @@
 //! Real servers for tests.
 //!
 //! ```no_run
-//! use conformance_tests::servers::{self, EtcdOptions};
+//! use lock_conformance::servers::{self, EtcdOptions};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = servers::etcd(EtcdOptions::new().own())?;
@@ -15,13 +15,14 @@
 //!
 //! # Clusters
 //!
-//! [`etcd_cluster`] starts several etcd members whose links to each other, and to their clients, can be put into trouble
-//! one by one, without root. [`redis_cluster`] and [`redis_sentinel`] do so for Redis, as far as links to clients are concerned.
-//! With TLS these Redis servers speak it among themselves too.
+//! [`etcd_cluster`] starts several etcd members. Each link to another member or to clients can be
+//! disturbed on its own, without root. [`redis_cluster`] and [`redis_sentinel`] do the same for
+//! Redis, but only for the links to clients. With TLS, these Redis servers also use it among
+//! themselves.
 //!
-//! # Where a server comes from
+//! # Sources of a server
 //!
-//! The first of these that the machine has:
+//! The first of these that the machine has is used:
 //!
 //! | | etcd | Redis |
 //! |---|---|---|
@@ -31,10 +32,11 @@
 //! | a program on `PATH` | `etcd` | `redis-server` |
 //! | the image `lock-test-servers:local`, which `scripts/test-image.sh` builds | `etcd` | `redis-server` |
 //!
-//! A running server serves only where the options are the default ones: it cannot be frozen, killed or restarted, and is
-//! shared with other tests, so use names that no other test uses. Where there is no source the caller gets a [`Skip`] with
-//! the reason; with `LOCK_TEST_REQUIRE_SERVERS=1` that is a panic instead. A server that could be started but does not
-//! start is always a panic, with the end of its log.
+//! A running server is used only if the options are the default ones: it cannot be frozen, killed
+//! or restarted, and it is shared with other tests, so use names that no other test uses. If there
+//! is no source, the caller gets a [`Skip`] with the reason; with `LOCK_TEST_REQUIRE_SERVERS=1`
+//! that is a panic instead. A server that could be started but does not start is always a panic,
+//! with the end of its log.
 
 mod certificates;
 #[cfg(feature = "docker")]
@@ -54,6 +56,7 @@ mod redis;
 mod redis_cluster;
 mod redis_group;
 mod redis_sentinel;
+mod resolve;
 mod resp;
 mod server;
 mod service;
@@ -73,5 +76,7 @@ pub use redis_cluster::RedisCluster;
 pub use redis_sentinel::RedisSentinel;
 pub use server::Server;
 pub use skip::Skip;
-pub use start::{etcd, etcd_cluster, etcd_obstacle, redis, redis_cluster, redis_obstacle, redis_sentinel};
+pub use start::{
+    etcd, etcd_cluster, etcd_obstacle, redis, redis_cluster, redis_obstacle, redis_sentinel,
+};
 pub use tcp_proxy::{TcpProxy, Trouble};

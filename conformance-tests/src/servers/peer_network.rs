@@ -13,16 +13,18 @@ use tokio::{
 
 use super::{TcpProxy, Trouble, tcp_proxy::serve};
 
-/// The network of a cluster: one link for each ordered pair of members, and one for the clients of each member.
+/// The network of a cluster: one link for each ordered pair of members, and one for the clients of
+/// each member.
 ///
-/// Every member dials through a SOCKS gate of its own. So it is known who calls whom, which a proxy in front of the callee
-/// cannot tell, and a member can be cut off in both directions while the others go on. It runs on a thread of its own, so
-/// that the members talk to each other even while a test blocks.
+/// Every member dials through a SOCKS gate of its own. The gate therefore knows who calls whom,
+/// which a proxy in front of the callee cannot tell, and a member can be cut off in both directions
+/// while the others go on. The network runs on a thread of its own, so that the members talk to
+/// each other even while a test blocks.
 #[derive(Debug)]
 pub(super) struct PeerNetwork {
     gates: Vec<SocketAddr>,
     links: Arc<Vec<Vec<watch::Sender<Trouble>>>>,
-    /// Where each member listens for its peers, once that is known.
+    /// Address at which each member listens for its peers, once it is known.
     peers: Arc<OnceLock<Vec<SocketAddr>>>,
     clients: Vec<TcpProxy>,
     isolation: Mutex<Vec<Trouble>>,
@@ -32,7 +34,11 @@ pub(super) struct PeerNetwork {
 
 impl PeerNetwork {
     pub(super) fn new(size: usize) -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("etcd-network").enable_all().build()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("etcd-network")
+            .enable_all()
+            .build()?;
         let row = || (0..size).map(|_| watch::Sender::default()).collect();
         let links: Arc<Vec<Vec<_>>> = Arc::new((0..size).map(|_| row()).collect());
         let peers = Arc::new(OnceLock::new());
@@ -43,7 +49,14 @@ impl PeerNetwork {
             runtime.spawn(gate(listener, from, Arc::clone(&links), Arc::clone(&peers)));
         }
         let isolation = Mutex::new(vec![Trouble::None; size]);
-        Ok(Self { gates, links, peers, clients: Vec::new(), isolation, runtime: Some(runtime) })
+        Ok(Self {
+            gates,
+            links,
+            peers,
+            clients: Vec::new(),
+            isolation,
+            runtime: Some(runtime),
+        })
     }
 
     /// The SOCKS proxy that a member is to use.
@@ -51,10 +64,20 @@ impl PeerNetwork {
         self.gates[member]
     }
 
-    /// Connects the members: where each listens for its peers, and for its clients.
-    pub(super) fn plug_in(&mut self, peers: Vec<SocketAddr>, clients: Vec<SocketAddr>) -> io::Result<()> {
-        let runtime = self.runtime.as_ref().ok_or_else(|| io::Error::other("the network is down"))?;
-        self.clients = clients.into_iter().map(|client| block_on(runtime, TcpProxy::start(client))).collect::<Result<_, _>>()?;
+    /// Connects the members: `peers` and `clients` are the addresses at which each of them listens.
+    pub(super) fn plug_in(
+        &mut self,
+        peers: Vec<SocketAddr>,
+        clients: Vec<SocketAddr>,
+    ) -> io::Result<()> {
+        let runtime = self
+            .runtime
+            .as_ref()
+            .ok_or_else(|| io::Error::other("the network is down"))?;
+        self.clients = clients
+            .into_iter()
+            .map(|client| block_on(runtime, TcpProxy::start(client)))
+            .collect::<Result<_, _>>()?;
         let _ = self.peers.set(peers);
         Ok(())
     }
@@ -64,14 +87,21 @@ impl PeerNetwork {
         &self.clients[member]
     }
 
-    /// Puts all links between a member and its peers into trouble, in both directions. A link is as bad as the worse of its ends.
+    /// Disturbs all links between a member and its peers, in both directions. A link is as bad as
+    /// the worse of its ends.
     pub(super) fn isolate(&self, member: usize, trouble: Trouble) {
-        let mut isolation = self.isolation.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut isolation = self
+            .isolation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         isolation[member] = trouble;
         for (from, row) in self.links.iter().enumerate() {
             for (to, link) in row.iter().enumerate() {
                 let ends = [isolation[from], isolation[to]];
-                let trouble = ends.into_iter().find(|end| *end != Trouble::None).unwrap_or_default();
+                let trouble = ends
+                    .into_iter()
+                    .find(|end| *end != Trouble::None)
+                    .unwrap_or_default();
                 link.send_if_modified(|now| std::mem::replace(now, trouble) != trouble);
             }
         }
@@ -81,14 +111,18 @@ impl PeerNetwork {
 impl Drop for PeerNetwork {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Does not block, and so may happen inside another runtime.
+            // Does not block, so it may be called inside another runtime.
             runtime.shutdown_background();
         }
     }
 }
 
-/// Runs a future that is over in a moment from any thread, also from one that belongs to another runtime.
-fn block_on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = io::Result<T>> + Send + 'static) -> io::Result<T> {
+/// Runs a future that takes only a moment, from any thread, even one that belongs to another
+/// runtime.
+fn block_on<T: Send + 'static>(
+    runtime: &Runtime,
+    future: impl Future<Output = io::Result<T>> + Send + 'static,
+) -> io::Result<T> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     runtime.spawn(async move {
         let _ = sender.send(future.await);
@@ -98,11 +132,19 @@ fn block_on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = i
 
 type Links = Arc<Vec<Vec<watch::Sender<Trouble>>>>;
 
-async fn gate(listener: TcpListener, from: usize, links: Links, peers: Arc<OnceLock<Vec<SocketAddr>>>) {
+async fn gate(
+    listener: TcpListener,
+    from: usize,
+    links: Links,
+    peers: Arc<OnceLock<Vec<SocketAddr>>>,
+) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (links, peers) = (Arc::clone(&links), Arc::clone(&peers));
+        let links = Arc::clone(&links);
+        let peers = Arc::clone(&peers);
         tokio::spawn(async move {
-            let Ok((stream, to)) = greet(stream).await else { return };
+            let Ok((stream, to)) = greet(stream).await else {
+                return;
+            };
             let peer = peers.get().and_then(|peers| peers.get(to)).copied();
             let link = links[from].get(to).map(watch::Sender::subscribe);
             if let (Some(peer), Some(link)) = (peer, link) {
@@ -112,9 +154,11 @@ async fn gate(listener: TcpListener, from: usize, links: Links, peers: Arc<OnceL
     }
 }
 
-/// The server's part of SOCKS 5 without authentication (RFC 1928); says which member is called.
+/// Plays the server's part of SOCKS 5 without authentication (RFC 1928); returns the member that is
+/// called.
 ///
-/// Succeeds before the callee is connected: it is the link behind that may be in trouble.
+/// Succeeds before the callee is connected, because it is the link behind it that may be in
+/// trouble.
 async fn greet(mut stream: TcpStream) -> io::Result<(TcpStream, usize)> {
     stream.set_nodelay(true)?;
     let mut head = [0; 2];
@@ -126,7 +170,9 @@ async fn greet(mut stream: TcpStream) -> io::Result<(TcpStream, usize)> {
     let mut request = [0; 10];
     stream.read_exact(&mut request).await?;
     if request[..4] != [5, 1, 0, 1] {
-        return Err(io::Error::other("only CONNECT to an IPv4 address is served"));
+        return Err(io::Error::other(
+            "only CONNECT to an IPv4 address is served",
+        ));
     }
     stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
     Ok((stream, usize::from(request[7])))

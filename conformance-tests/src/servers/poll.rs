@@ -5,7 +5,7 @@ use std::{
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Asks again and again until there is an answer; `None` if there is none in time.
+/// Asks repeatedly until there is an answer; `None` if there is none in time.
 pub(super) fn poll<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {

@@ -36,7 +36,7 @@ pub(super) struct Process {
 #[derive(Debug)]
 struct State {
     supervisor: Supervisor,
-    /// The server that was started last, which may have ended since; `None` after a kill.
+    /// The server that was started last, which may have ended since then; `None` after a kill.
     pid: Option<u32>,
 }
 
@@ -56,22 +56,22 @@ impl Process {
         process.set_up()
     }
 
-    /// Where clients connect.
+    /// Port for clients.
     pub(super) fn port(&self) -> u16 {
         self.ports.client.number()
     }
 
-    /// Where a service that answers without TLS listens.
+    /// Address for clients of a service that answers without TLS.
     pub(super) fn client_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port()).into()
     }
 
-    /// Where other members of a cluster connect.
+    /// Address for the other members of a cluster.
     pub(super) fn peer_address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.peer.number()).into()
     }
 
-    /// The end of its log, as an error that says what happened.
+    /// The end of the server's log, as an error that says what happened.
     pub(super) fn complaint(&self, what: &str) -> io::Error {
         self.failure(&self.state(), what)
     }
@@ -88,17 +88,18 @@ impl Process {
         self.state().pid
     }
 
-    /// Starts the server on its ports and data, after killing it if it runs, and does not wait for it.
-    pub(super) fn launch(&self) -> io::Result<u32> {
+    /// Starts the server on its ports and data, after killing it if it runs, and does not wait for
+    /// it. For this start only it has the arguments `more`.
+    pub(super) fn launch(&self, more: &[&str]) -> io::Result<u32> {
         let mut state = self.state();
-        let pid = state.supervisor.start()?;
+        let pid = state.supervisor.start(more)?;
         state.pid = Some(pid);
         Ok(pid)
     }
 
     /// As [`launch`](Self::launch), and returns when it serves requests.
     pub(super) fn start(&self) -> io::Result<()> {
-        let pid = self.launch()?;
+        let pid = self.launch(&[])?;
         let state = self.state();
         let is_ready = || self.service.is_ready(self.plain_address());
         let ended = poll(START_LIMIT, || match process_state(pid) {
@@ -118,12 +119,12 @@ impl Process {
         state.supervisor.kill()
     }
 
-    /// SIGSTOP; returns when no thread of the server runs any more.
+    /// Sends SIGSTOP; returns when no thread of the server runs any more.
     pub(super) fn freeze(&self) -> io::Result<()> {
         self.signal("STOP", |state| state == ProcessState::Stopped)
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(super) fn thaw(&self) -> io::Result<()> {
         self.signal("CONT", |state| state != ProcessState::Stopped)
     }
@@ -132,12 +133,23 @@ impl Process {
     pub(super) fn prepare(service: Box<dyn Service>, program: &Path) -> io::Result<Self> {
         let ports = Ports::reserve()?;
         let directory = env::temp_dir().join(new_name(service.about().name));
-        let site = Site { listen: IpAddr::V4(Ipv4Addr::LOCALHOST), ports: &ports, data: &directory };
+        let site = Site {
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ports: &ports,
+            data: &directory,
+        };
         let mut command = with_environment(service.environment());
         command.push(OsString::from(program));
         command.extend(service.arguments(&site).into_iter().map(OsString::from));
         let supervisor = Supervisor::spawn(&directory, &command)?;
-        Ok(Self { service, ports, state: Mutex::new(State { supervisor, pid: None }) })
+        Ok(Self {
+            service,
+            ports,
+            state: Mutex::new(State {
+                supervisor,
+                pid: None,
+            }),
+        })
     }
 
     fn set_up(self) -> io::Result<Self> {
@@ -145,9 +157,13 @@ impl Process {
         Ok(self)
     }
 
-    /// Where this harness asks it, without TLS.
+    /// Address at which this harness asks the server, without TLS.
     pub(super) fn plain_address(&self) -> SocketAddr {
-        let port = if self.service.certificates().is_some() { &self.ports.plain } else { &self.ports.client };
+        let port = if self.service.certificates().is_some() {
+            &self.ports.plain
+        } else {
+            &self.ports.client
+        };
         (Ipv4Addr::LOCALHOST, port.number()).into()
     }
 
@@ -156,16 +172,23 @@ impl Process {
         let stopped = || io::Error::other("the server does not run");
         let pid = state.pid.ok_or_else(stopped)?;
         state.supervisor.signal(name)?;
-        match poll(FREEZE_LIMIT, || Some(process_state(pid)).filter(|&now| is_done(now) || now == ProcessState::Ended)) {
+        match poll(FREEZE_LIMIT, || {
+            Some(process_state(pid)).filter(|&now| is_done(now) || now == ProcessState::Ended)
+        }) {
             Some(ProcessState::Ended) => Err(stopped()),
             Some(_) => Ok(()),
-            None => Err(io::Error::other(format!("SIG{name} did not take effect in {FREEZE_LIMIT:?}"))),
+            None => Err(io::Error::other(format!(
+                "SIG{name} did not take effect in {FREEZE_LIMIT:?}"
+            ))),
         }
     }
 
     fn failure(&self, state: &State, what: &str) -> io::Error {
         let log = tail(&fs::read(state.supervisor.directory().join("log")).unwrap_or_default());
-        io::Error::other(format!("the {} server {what}; the end of its log:\n{log}", self.service.about().name))
+        io::Error::other(format!(
+            "the {} server {what}; the end of its log:\n{log}",
+            self.service.about().name
+        ))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -173,22 +196,36 @@ impl Process {
     }
 }
 
-/// A prefix for the command line that sets variables; nothing if there are none.
+/// A command-line prefix that sets variables; empty if there are none.
 fn with_environment(variables: Vec<(String, String)>) -> Vec<OsString> {
     let program = (!variables.is_empty()).then(|| OsString::from("env"));
-    program.into_iter().chain(variables.into_iter().map(|(name, value)| format!("{name}={value}").into())).collect()
+    program
+        .into_iter()
+        .chain(
+            variables
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}").into()),
+        )
+        .collect()
 }
 
-/// Another process took the port between our look and the server's.
+/// True if another process took the port between our check and the server's start.
 fn is_bind_failure(error: &io::Error) -> bool {
-    error.to_string().to_lowercase().contains("address already in use")
+    error
+        .to_string()
+        .to_lowercase()
+        .contains("address already in use")
 }
 
-/// A name that no other server has, for its directory or its container; `kind` says what it is.
+/// Makes a name that no other server has, for a directory or a container; `kind` says what it is
+/// for.
 pub(super) fn new_name(kind: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    let moment = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
     format!("lock-test-{kind}-{}-{count}-{moment}", process::id())
 }
 

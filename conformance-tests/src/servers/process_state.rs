@@ -1,4 +1,4 @@
-/// What the operating system says of a process.
+/// State of a process, as the operating system reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProcessState {
     /// Runs or sleeps.
@@ -21,14 +21,21 @@ pub(super) fn process_state(pid: u32) -> ProcessState {
 #[cfg(target_os = "linux")]
 fn state_letter(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in brackets, which may hold brackets and blanks.
+    // The second field is the program's name in brackets, and may itself contain brackets and
+    // blanks.
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 #[cfg(not(target_os = "linux"))]
 fn state_letter(pid: u32) -> Option<char> {
-    let output = std::process::Command::new("ps").args(["-o", "state=", "-p", &pid.to_string()]).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).trim_start().chars().next()
+    let output = std::process::Command::new("ps")
+        .args(["-o", "state=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
+    String::from_utf8_lossy(&output.stdout)
+        .trim_start()
+        .chars()
+        .next()
 }
 
 #[cfg(test)]

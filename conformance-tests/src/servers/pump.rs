@@ -9,17 +9,17 @@ use tokio::{
 use super::Trouble;
 
 const CHUNK: usize = 16 * 1024;
-/// Bounds what a delay holds back, as a network would.
+/// Bounds the data that a delay holds back, as a network would.
 const CHUNKS: usize = 1024;
 
-/// Which way the bytes of a [`pump`] go.
+/// Direction in which the bytes of a [`pump`] go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Requests,
     Replies,
 }
 
-/// Forwards one direction of a connection to its end, in whatever trouble.
+/// Forwards one direction of a connection until it ends, whatever trouble there is.
 pub(super) async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -49,7 +49,7 @@ pub(super) async fn pump(
     to.shutdown().await
 }
 
-/// What is under way in one direction.
+/// Data under way in one direction.
 #[derive(Debug, Default)]
 struct Line {
     chunks: VecDeque<(Instant, Vec<u8>)>,
@@ -67,11 +67,15 @@ impl Line {
     }
 
     fn put(&mut self, bytes: &[u8], delay: Duration) {
-        self.chunks.push_back((Instant::now() + delay, bytes.to_vec()));
+        self.chunks
+            .push_back((Instant::now() + delay, bytes.to_vec()));
     }
 
     fn take(&mut self) -> Vec<u8> {
-        self.chunks.pop_front().map(|(_, bytes)| bytes).unwrap_or_default()
+        self.chunks
+            .pop_front()
+            .map(|(_, bytes)| bytes)
+            .unwrap_or_default()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -80,7 +84,11 @@ impl Line {
 
     fn check_gap(&self, now: Trouble) -> io::Result<()> {
         let goes_on = self.has_gap && now != Trouble::DropReplies;
-        if goes_on { Err(io::Error::other("bytes of this stream were dropped")) } else { Ok(()) }
+        if goes_on {
+            Err(io::Error::other("bytes of this stream were dropped"))
+        } else {
+            Ok(())
+        }
     }
 }
 

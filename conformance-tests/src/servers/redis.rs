@@ -9,6 +9,7 @@ use std::{
 use super::{
     Certificates,
     service::{About, Service, Site, Tls},
+    tools::ClockAhead,
 };
 
 static ABOUT: About = About {
@@ -22,7 +23,8 @@ static ABOUT: About = About {
 
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 
-/// How to run a Redis server; by default without authentication or TLS, and every write is on disk before its reply.
+/// Options of a Redis server. By default it has neither authentication nor TLS, and every write is
+/// on disk before its reply.
 #[derive(Clone, Default)]
 pub struct RedisOptions {
     volatile: bool,
@@ -57,14 +59,20 @@ impl RedisOptions {
     /// Serves clients over TLS only.
     #[must_use]
     pub fn with_tls(mut self, certificates: &Certificates) -> Self {
-        self.tls = Some(Tls { certificates: certificates.clone(), is_mutual: false });
+        self.tls = Some(Tls {
+            certificates: certificates.clone(),
+            is_mutual: false,
+        });
         self
     }
 
     /// Serves clients over TLS only, and only those that have a certificate of the same authority.
     #[must_use]
     pub fn with_mutual_tls(mut self, certificates: &Certificates) -> Self {
-        self.tls = Some(Tls { certificates: certificates.clone(), is_mutual: true });
+        self.tls = Some(Tls {
+            certificates: certificates.clone(),
+            is_mutual: true,
+        });
         self
     }
 
@@ -75,11 +83,15 @@ impl RedisOptions {
         self
     }
 
-    /// Sets its wall clock ahead by so many seconds; `library` is that of [`tools::clock_ahead`](super::tools::clock_ahead).
+    /// Sets the server's wall clock ahead by this many seconds, with the library from
+    /// [`tools::clock_ahead`](super::tools::clock_ahead).
     #[must_use]
-    pub fn with_clock_ahead(mut self, library: &Path, seconds: u32) -> Self {
-        let library = library.display().to_string();
-        self.environment = vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_AHEAD".to_owned(), seconds.to_string())];
+    pub fn with_clock_ahead(mut self, clock: &ClockAhead, seconds: u32) -> Self {
+        let library = clock.library().display().to_string();
+        self.environment = vec![
+            ("LD_PRELOAD".to_owned(), library),
+            ("CLOCK_AHEAD".to_owned(), seconds.to_string()),
+        ];
         self
     }
 
@@ -94,34 +106,63 @@ impl RedisOptions {
         self.password.as_deref()
     }
 
-    /// Where it listens, and with which certificates.
+    /// Arguments for the ports that the server listens on, and for its certificates.
     pub(super) fn port_arguments(&self, site: &Site<'_>) -> Vec<String> {
-        let (client, plain) = (site.ports.client.number().to_string(), site.ports.plain.number().to_string());
-        let Some(tls) = &self.tls else { return words(["--port", &client]) };
+        let client = site.ports.client.number().to_string();
+        let plain = site.ports.plain.number().to_string();
+        let Some(tls) = &self.tls else {
+            return words(["--port", &client]);
+        };
         let clients = if tls.is_mutual { "yes" } else { "no" };
-        let mut arguments = words(["--port", &plain, "--tls-port", &client, "--tls-auth-clients", clients]);
+        let mut arguments = words([
+            "--port",
+            &plain,
+            "--tls-port",
+            &client,
+            "--tls-auth-clients",
+            clients,
+        ]);
         let files = &tls.certificates;
-        for (option, file) in
-            [("--tls-ca-cert-file", files.ca()), ("--tls-cert-file", files.server_cert()), ("--tls-key-file", files.server_key())]
-        {
+        for (option, file) in [
+            ("--tls-ca-cert-file", files.ca()),
+            ("--tls-cert-file", files.server_cert()),
+            ("--tls-key-file", files.server_key()),
+        ] {
             arguments.extend(words([option, &file.display().to_string()]));
         }
         arguments
     }
 
-    /// Over TLS to other servers too, if it serves clients so; those of a cluster demand a certificate of each other.
+    /// Uses TLS between servers too, if clients must use it. The servers of a cluster demand
+    /// certificates of each other.
     pub(super) fn peer_arguments(&self) -> Vec<String> {
-        let Some(Tls { certificates, .. }) = &self.tls else { return Vec::new() };
-        let (cert, key) = (certificates.client_cert().display().to_string(), certificates.client_key().display().to_string());
-        let files = words(["--tls-client-cert-file", &cert, "--tls-client-key-file", &key]);
-        [words(["--tls-replication", "yes", "--tls-cluster", "yes"]), files].concat()
+        let Some(Tls { certificates, .. }) = &self.tls else {
+            return Vec::new();
+        };
+        let cert = certificates.client_cert().display().to_string();
+        let key = certificates.client_key().display().to_string();
+        let files = words([
+            "--tls-client-cert-file",
+            &cert,
+            "--tls-client-key-file",
+            &key,
+        ]);
+        [
+            words(["--tls-replication", "yes", "--tls-cluster", "yes"]),
+            files,
+        ]
+        .concat()
     }
 
     fn persistence_arguments(&self) -> Vec<String> {
         let append = if self.volatile { "no" } else { "yes" };
         // No snapshot and no rewrite: both fork a child that could outlive a killed server.
         let forks = words(["--save", "", "--auto-aof-rewrite-percentage", "0"]);
-        [forks, words(["--appendonly", append, "--appendfsync", "always"])].concat()
+        [
+            forks,
+            words(["--appendonly", append, "--appendfsync", "always"]),
+        ]
+        .concat()
     }
 }
 
@@ -140,7 +181,11 @@ impl Service for RedisOptions {
     }
 
     fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "rediss" } else { "redis" }
+        if self.tls.is_some() {
+            "rediss"
+        } else {
+            "redis"
+        }
     }
 
     fn certificates(&self) -> Option<&Path> {
@@ -149,7 +194,12 @@ impl Service for RedisOptions {
 
     fn arguments(&self, site: &Site<'_>) -> Vec<String> {
         let mut arguments = self.port_arguments(site);
-        arguments.extend(words(["--bind", &site.listen.to_string(), "--protected-mode", "no"]));
+        arguments.extend(words([
+            "--bind",
+            &site.listen.to_string(),
+            "--protected-mode",
+            "no",
+        ]));
         arguments.extend(words(["--dir", &site.data.display().to_string()]));
         arguments.extend(self.persistence_arguments());
         if let Some(password) = &self.password {
@@ -164,7 +214,7 @@ impl Service for RedisOptions {
     }
 
     fn is_ready(&self, address: SocketAddr) -> bool {
-        // A server that asks for a password first has also loaded its data.
+        // A server that asks for a password first has loaded its data, too.
         ping(address).is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
     }
 

@@ -8,14 +8,14 @@ use super::{
     service::Service,
 };
 
-/// Redis servers that form one cluster, each behind a proxy that clients are sent to.
+/// Redis servers that form one cluster. Each is behind a proxy, and clients are sent to that proxy.
 ///
-/// Servers are numbered from 0: first the masters, then the replicas, of which the first is that of the first master and so
-/// on. Clones are handles of the same cluster, which ends like a [`Server`](super::Server): with its last handle, and however
-/// this process ends.
+/// Servers are numbered from 0: first the masters, then the replicas, in the order of their
+/// masters. Clones are handles of the same cluster, which ends like a [`Server`](super::Server):
+/// with its last handle, and however this process ends.
 ///
 /// ```no_run
-/// use conformance_tests::servers::{self, RedisOptions};
+/// use lock_conformance::servers::{self, RedisOptions};
 ///
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let cluster = servers::redis_cluster(RedisOptions::new(), 3, 3)?;
@@ -37,40 +37,61 @@ struct Inner {
 const SLOTS: usize = 16384;
 
 impl RedisCluster {
-    pub(super) fn start_new(options: &RedisOptions, masters: usize, replicas: usize, program: &Path) -> io::Result<Self> {
+    pub(super) fn start_new(
+        options: &RedisOptions,
+        masters: usize,
+        replicas: usize,
+        program: &Path,
+    ) -> io::Result<Self> {
         let size = masters + replicas;
         let announced = |group: &RedisGroup, at: usize| {
             let bus = group.process(at).peer_address().port();
             let client = group.address(at).port();
-            let tls = if options.certificates().is_some() { "tls-" } else { "" };
-            format!("cluster-announce-ip 127.0.0.1\ncluster-announce-{tls}port {client}\ncluster-announce-bus-port {bus}\n")
+            let tls = if options.certificates().is_some() {
+                "tls-"
+            } else {
+                ""
+            };
+            format!(
+                "cluster-announce-ip 127.0.0.1\ncluster-announce-{tls}port {client}\ncluster-announce-bus-port {bus}\n"
+            )
         };
-        let group = RedisGroup::start_new(options, &vec![RedisRole::Clustered; size], program, announced)?;
-        let cluster = Self(Arc::new(Inner { group, masters, size }));
+        let group = RedisGroup::start_new(
+            options,
+            &vec![RedisRole::Clustered; size],
+            program,
+            announced,
+        )?;
+        let cluster = Self(Arc::new(Inner {
+            group,
+            masters,
+            size,
+        }));
         cluster.join()?;
         cluster.wait_healthy_blocking()?;
         Ok(cluster)
     }
 
-    /// How many servers it has.
+    /// Number of servers.
     #[must_use]
     pub fn size(&self) -> usize {
         self.0.size
     }
 
-    /// `host:port` of a server as clients know it, through the proxy that [`trouble`](Self::trouble) disturbs.
+    /// `host:port` of a server as clients know it, through the proxy that
+    /// [`trouble`](Self::trouble) disturbs.
     #[must_use]
     pub fn endpoint(&self, server: usize) -> String {
         self.0.group.address(server).to_string()
     }
 
-    /// `host:port` of a server for an observer whom no trouble reaches, and who needs no TLS.
+    /// `host:port` of a server for an observer that no trouble reaches and that needs no TLS.
     #[must_use]
     pub fn direct_endpoint(&self, server: usize) -> String {
         self.0.group.process(server).plain_address().to_string()
     }
 
-    /// The URL of the masters that it started with, without a password.
+    /// The URL of the masters that the cluster started with, without a password.
     #[must_use]
     pub fn url(&self) -> String {
         let seeds: Vec<_> = (0..self.0.masters).map(|at| self.endpoint(at)).collect();
@@ -86,24 +107,33 @@ impl RedisCluster {
         self.0.group.ask(server, &["CLUSTER", "MYID"])
     }
 
-    /// Whether the server takes itself for a master.
+    /// True if the server considers itself a master.
     #[must_use]
     pub fn is_master(&self, server: usize) -> bool {
-        self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("master")
+        self.0
+            .group
+            .field(server, &["INFO", "replication"], "role")
+            .as_deref()
+            == Some("master")
     }
 
-    /// Whether the server takes itself for a replica.
+    /// True if the server considers itself a replica.
     #[must_use]
     pub fn is_replica(&self, server: usize) -> bool {
-        self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("slave")
+        self.0
+            .group
+            .field(server, &["INFO", "replication"], "role")
+            .as_deref()
+            == Some("slave")
     }
 
-    /// Disturbs the link between a server and its clients, its replicas among them.
+    /// Disturbs the link between a server and its clients, which include its replicas.
     pub fn trouble(&self, server: usize, trouble: Trouble) {
         self.0.group.proxy(server).set(trouble);
     }
 
-    /// Kills a server at once (SIGKILL), even if it is frozen; its ports and data stay for [`start`](Self::start).
+    /// Kills a server at once (SIGKILL), even if it is frozen; its ports and data stay for
+    /// [`start`](Self::start).
     ///
     /// # Errors
     ///
@@ -112,7 +142,8 @@ impl RedisCluster {
         self.0.group.process(server).kill()
     }
 
-    /// Starts a server again on its ports and data, after killing it if it runs. Does not wait for the cluster.
+    /// Starts a server again on its ports and data, after killing it if it runs. Does not wait for
+    /// the cluster.
     ///
     /// # Errors
     ///
@@ -121,7 +152,7 @@ impl RedisCluster {
         self.0.group.process(server).start()
     }
 
-    /// Stops a server from doing anything, with all connections open (SIGSTOP).
+    /// Stops a server from doing anything, with all connections left open (SIGSTOP).
     ///
     /// # Errors
     ///
@@ -130,7 +161,7 @@ impl RedisCluster {
         self.0.group.process(server).freeze()
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server (SIGCONT).
     ///
     /// # Errors
     ///
@@ -139,15 +170,15 @@ impl RedisCluster {
         self.0.group.process(server).thaw()
     }
 
-    /// Kills and starts all servers, and waits as [`wait_healthy`](Self::wait_healthy).
+    /// Kills and starts all servers, then waits as [`wait_healthy`](Self::wait_healthy) does.
     ///
     /// # Errors
     ///
-    /// If a server does not start, or as those of [`wait_healthy`](Self::wait_healthy).
+    /// If a server does not start, or as for [`wait_healthy`](Self::wait_healthy).
     ///
     /// # Cancel safety
     ///
-    /// It goes on in the background.
+    /// The restart goes on in the background.
     pub async fn restart(&self) -> io::Result<()> {
         self.blocking(|cluster| {
             (0..cluster.size()).try_for_each(|at| cluster.start(at))?;
@@ -156,7 +187,7 @@ impl RedisCluster {
         .await
     }
 
-    /// Waits until all servers that run serve requests, and their replicas are connected.
+    /// Waits until all running servers serve requests and their replicas are connected.
     ///
     /// # Errors
     ///
@@ -169,29 +200,54 @@ impl RedisCluster {
         self.blocking(Self::wait_healthy_blocking).await
     }
 
-    async fn blocking<T: Send + 'static>(&self, run: impl FnOnce(&Self) -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let cluster = self.clone();
-        tokio::task::spawn_blocking(move || run(&cluster)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || run(&cluster))
+            .await
+            .map_err(io::Error::other)?
     }
 
     fn join(&self) -> io::Result<()> {
-        let Inner { group, masters, size } = &*self.0;
+        let Inner {
+            group,
+            masters,
+            size,
+        } = &*self.0;
         for at in 0..*size {
             group.ask(at, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()])?;
         }
         for at in 0..*masters {
-            let (first, end) = (SLOTS * at / masters, SLOTS * (at + 1) / masters);
-            group.ask(at, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()])?;
+            let first = SLOTS * at / masters;
+            let end = SLOTS * (at + 1) / masters;
+            group.ask(
+                at,
+                &[
+                    "CLUSTER",
+                    "ADDSLOTSRANGE",
+                    &first.to_string(),
+                    &(end - 1).to_string(),
+                ],
+            )?;
         }
         for at in 1..*size {
             let process = group.process(at);
-            let (port, bus) = (process.port().to_string(), process.peer_address().port().to_string());
+            let port = process.port().to_string();
+            let bus = process.peer_address().port().to_string();
             group.ask(0, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
         }
         for replica in *masters..*size {
             let master = self.id((replica - masters) % masters)?;
-            let joined = poll(START_LIMIT, || group.ask(replica, &["CLUSTER", "REPLICATE", &master]).ok());
-            joined.ok_or_else(|| group.process(replica).complaint("could not become a replica in time"))?;
+            let joined = poll(START_LIMIT, || {
+                group.ask(replica, &["CLUSTER", "REPLICATE", &master]).ok()
+            });
+            joined.ok_or_else(|| {
+                group
+                    .process(replica)
+                    .complaint("could not become a replica in time")
+            })?;
         }
         Ok(())
     }
@@ -199,19 +255,29 @@ impl RedisCluster {
     fn wait_healthy_blocking(&self) -> io::Result<()> {
         let mut sick = 0;
         let healthy = poll(START_LIMIT, || {
-            let first_sick = (0..self.size()).find(|at| self.0.group.runs(*at) && !self.is_healthy(*at));
+            let first_sick =
+                (0..self.size()).find(|at| self.0.group.runs(*at) && !self.is_healthy(*at));
             sick = first_sick.unwrap_or(sick);
             first_sick.is_none().then_some(())
         });
-        healthy.ok_or_else(|| self.0.group.process(sick).complaint("did not get healthy in time"))
+        healthy.ok_or_else(|| {
+            self.0
+                .group
+                .process(sick)
+                .complaint("did not get healthy in time")
+        })
     }
 
     fn is_healthy(&self, at: usize) -> bool {
         let group = &self.0.group;
         let info = |field| group.field(at, &["CLUSTER", "INFO"], field);
-        let knows_all =
-            info("cluster_known_nodes") == Some(self.size().to_string()) && info("cluster_size") == Some(self.0.masters.to_string());
-        let replicates = || group.field(at, &["INFO", "replication"], "master_link_status").is_none_or(|status| status == "up");
+        let knows_all = info("cluster_known_nodes") == Some(self.size().to_string())
+            && info("cluster_size") == Some(self.0.masters.to_string());
+        let replicates = || {
+            group
+                .field(at, &["INFO", "replication"], "master_link_status")
+                .is_none_or(|status| status == "up")
+        };
         info("cluster_state").as_deref() == Some("ok") && knows_all && replicates()
     }
 }

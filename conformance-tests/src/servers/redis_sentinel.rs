@@ -7,13 +7,15 @@ use super::{
     redis_group::{RedisGroup, RedisRole},
 };
 
-/// A Redis server with replicas, and sentinels that watch over them; each server behind a proxy that clients are sent to.
+/// A Redis server with replicas, and sentinels that watch over them. Each server is behind a proxy,
+/// and clients are sent to that proxy.
 ///
-/// Servers are numbered from 0, which is the master at first; sentinels too. Clones are handles of the same servers, which
-/// end like a [`Server`](super::Server): with the last handle, and however this process ends.
+/// Servers are numbered from 0, which is the master at first; so are sentinels. Clones are handles
+/// of the same servers, which end like a [`Server`](super::Server): with the last handle, and
+/// however this process ends.
 ///
 /// ```no_run
-/// use conformance_tests::servers::{self, RedisOptions};
+/// use lock_conformance::servers::{self, RedisOptions};
 /// use std::time::Duration;
 ///
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,7 +36,7 @@ struct Inner {
 }
 
 impl RedisSentinel {
-    /// What the sentinels call the servers.
+    /// Name of the servers, as the sentinels know them.
     pub const SERVICE: &str = "lock-test";
 
     /// The sentinels' own password, if the servers have one.
@@ -48,20 +50,33 @@ impl RedisSentinel {
         program: &Path,
     ) -> io::Result<Self> {
         let servers = replicas + 1;
-        let roles = [vec![RedisRole::Server; servers], vec![RedisRole::Sentinel; sentinels]].concat();
-        let (quorum, password) = (sentinels / 2 + 1, options.password());
+        let roles = [
+            vec![RedisRole::Server; servers],
+            vec![RedisRole::Sentinel; sentinels],
+        ]
+        .concat();
+        let quorum = sentinels / 2 + 1;
+        let password = options.password();
         let settings = |group: &RedisGroup, at: usize| match at {
             0 => announced(group, 0),
-            at if at < servers => format!("{}replicaof 127.0.0.1 {}\n", announced(group, at), group.address(0).port()),
+            at if at < servers => format!(
+                "{}replicaof 127.0.0.1 {}\n",
+                announced(group, at),
+                group.address(0).port()
+            ),
             _ => watch(group.address(0).port(), quorum, down_after, password),
         };
         let group = RedisGroup::start_new(options, &roles, program, settings)?;
-        let this = Self(Arc::new(Inner { group, servers, sentinels }));
+        let this = Self(Arc::new(Inner {
+            group,
+            servers,
+            sentinels,
+        }));
         this.wait_healthy_blocking()?;
         Ok(this)
     }
 
-    /// How many servers there are.
+    /// Number of servers.
     #[must_use]
     pub fn size(&self) -> usize {
         self.0.servers
@@ -73,17 +88,26 @@ impl RedisSentinel {
         self.0.group.address(self.0.servers + sentinel).to_string()
     }
 
-    /// `host:port` of a sentinel for an observer whom no trouble reaches, and who needs no TLS.
+    /// `host:port` of a sentinel for an observer that no trouble reaches and that needs no TLS.
     #[must_use]
     pub fn direct_sentinel(&self, sentinel: usize) -> String {
-        self.0.group.process(self.0.servers + sentinel).plain_address().to_string()
+        self.0
+            .group
+            .process(self.0.servers + sentinel)
+            .plain_address()
+            .to_string()
     }
 
     /// The URL of the sentinels and the service, without passwords.
     #[must_use]
     pub fn url(&self) -> String {
         let sentinels: Vec<_> = (0..self.0.sentinels).map(|at| self.sentinel(at)).collect();
-        format!("{}+sentinel://{}/{}", self.0.group.scheme(), sentinels.join(","), Self::SERVICE)
+        format!(
+            "{}+sentinel://{}/{}",
+            self.0.group.scheme(),
+            sentinels.join(","),
+            Self::SERVICE
+        )
     }
 
     /// `host:port` of a server as the sentinels name it.
@@ -92,32 +116,41 @@ impl RedisSentinel {
         self.0.group.address(server).to_string()
     }
 
-    /// `host:port` of a server for an observer whom no trouble reaches, and who needs no TLS.
+    /// `host:port` of a server for an observer that no trouble reaches and that needs no TLS.
     #[must_use]
     pub fn direct_endpoint(&self, server: usize) -> String {
         self.0.group.process(server).plain_address().to_string()
     }
 
-    /// The server that a sentinel takes for the master.
+    /// The server that a sentinel considers the master.
     #[must_use]
     pub fn master_by(&self, sentinel: usize) -> Option<usize> {
-        let answer = self.ask_sentinel(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE])?;
+        let answer = self.ask_sentinel(
+            sentinel,
+            &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE],
+        )?;
         let port = answer.lines().nth(1)?;
         (0..self.0.servers).find(|at| self.0.group.address(*at).port().to_string() == port)
     }
 
-    /// Whether the server takes itself for a replica.
+    /// True if the server considers itself a replica.
     #[must_use]
     pub fn is_replica(&self, server: usize) -> bool {
-        self.0.group.field(server, &["INFO", "replication"], "role").as_deref() == Some("slave")
+        self.0
+            .group
+            .field(server, &["INFO", "replication"], "role")
+            .as_deref()
+            == Some("slave")
     }
 
-    /// Disturbs the link between a server and its clients, its replicas and the sentinels among them.
+    /// Disturbs the link between a server and its clients, which include its replicas and the
+    /// sentinels.
     pub fn trouble(&self, server: usize, trouble: Trouble) {
         self.0.group.proxy(server).set(trouble);
     }
 
-    /// Kills a server at once (SIGKILL), even if it is frozen; its port and data stay for [`start`](Self::start).
+    /// Kills a server at once (SIGKILL), even if it is frozen; its port and data stay for
+    /// [`start`](Self::start).
     ///
     /// # Errors
     ///
@@ -130,12 +163,13 @@ impl RedisSentinel {
     ///
     /// # Errors
     ///
-    /// As [`kill`](Self::kill).
+    /// The errors of [`kill`](Self::kill).
     pub fn kill_sentinel(&self, sentinel: usize) -> io::Result<()> {
         self.0.group.process(self.0.servers + sentinel).kill()
     }
 
-    /// Starts a server again on its port and data, after killing it if it runs, and returns when it serves requests.
+    /// Starts a server again on its port and data, after killing it if it runs, and returns when it
+    /// serves requests.
     ///
     /// # Errors
     ///
@@ -146,10 +180,12 @@ impl RedisSentinel {
     /// The start goes on in the background.
     pub async fn start(&self, server: usize) -> io::Result<()> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.0.group.process(server).start()).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || this.0.group.process(server).start())
+            .await
+            .map_err(io::Error::other)?
     }
 
-    /// Stops a server from doing anything, with all connections open (SIGSTOP).
+    /// Stops a server from doing anything, with all connections left open (SIGSTOP).
     ///
     /// # Errors
     ///
@@ -158,7 +194,7 @@ impl RedisSentinel {
         self.0.group.process(server).freeze()
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server (SIGCONT).
     ///
     /// # Errors
     ///
@@ -168,35 +204,69 @@ impl RedisSentinel {
     }
 
     fn wait_healthy_blocking(&self) -> io::Result<()> {
-        let Inner { group, servers, sentinels } = &*self.0;
-        let replicates = |at| group.field(at, &["INFO", "replication"], "master_link_status").as_deref() == Some("up");
+        let Inner {
+            group,
+            servers,
+            sentinels,
+        } = &*self.0;
+        let replicates = |at| {
+            group
+                .field(at, &["INFO", "replication"], "master_link_status")
+                .as_deref()
+                == Some("up")
+        };
         let healthy = poll(START_LIMIT, || {
-            let ready = (1..*servers).all(replicates) && (0..*sentinels).all(|at| self.knows_all(at));
+            let ready =
+                (1..*servers).all(replicates) && (0..*sentinels).all(|at| self.knows_all(at));
             ready.then_some(())
         });
-        healthy.ok_or_else(|| group.process(*servers).complaint("did not find all servers and sentinels in time"))
+        healthy.ok_or_else(|| {
+            group
+                .process(*servers)
+                .complaint("did not find all servers and sentinels in time")
+        })
     }
 
     fn knows_all(&self, sentinel: usize) -> bool {
-        let Some(answer) = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", Self::SERVICE]) else { return false };
+        let Some(answer) = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", Self::SERVICE])
+        else {
+            return false;
+        };
         let lines: Vec<_> = answer.lines().collect();
-        let number = |field| lines.iter().position(|line| *line == field).and_then(|at| lines.get(at + 1)?.parse().ok());
-        number("num-slaves") == Some(self.0.servers - 1) && number("num-other-sentinels") == Some(self.0.sentinels - 1)
+        let number = |field| {
+            lines
+                .iter()
+                .position(|line| *line == field)
+                .and_then(|at| lines.get(at + 1)?.parse().ok())
+        };
+        number("num-slaves") == Some(self.0.servers - 1)
+            && number("num-other-sentinels") == Some(self.0.sentinels - 1)
     }
 
     fn ask_sentinel(&self, sentinel: usize, command: &[&str]) -> Option<String> {
         let at = self.0.servers + sentinel;
-        self.0.group.ask_with(at, self.0.group.has_password().then_some(Self::PASSWORD), command).ok()
+        self.0
+            .group
+            .ask_with(
+                at,
+                self.0.group.has_password().then_some(Self::PASSWORD),
+                command,
+            )
+            .ok()
     }
 }
 
-/// What a server says to be its address.
+/// Settings that make a server announce the address of its proxy.
 fn announced(group: &RedisGroup, at: usize) -> String {
-    format!("replica-announce-ip 127.0.0.1\nreplica-announce-port {}\n", group.address(at).port())
+    format!(
+        "replica-announce-ip 127.0.0.1\nreplica-announce-port {}\n",
+        group.address(at).port()
+    )
 }
 
 fn watch(master: u16, quorum: usize, down_after: Duration, password: Option<&str>) -> String {
-    let (name, own) = (RedisSentinel::SERVICE, RedisSentinel::PASSWORD);
+    let name = RedisSentinel::SERVICE;
+    let own = RedisSentinel::PASSWORD;
     let mut settings = format!(
         "sentinel monitor {name} 127.0.0.1 {master} {quorum}\n\
          sentinel down-after-milliseconds {name} {}\n\
@@ -204,7 +274,9 @@ fn watch(master: u16, quorum: usize, down_after: Duration, password: Option<&str
         down_after.as_millis()
     );
     if let Some(password) = password {
-        settings += &format!("sentinel auth-pass {name} {password}\nrequirepass {own}\nsentinel sentinel-pass {own}\n");
+        settings += &format!(
+            "sentinel auth-pass {name} {password}\nrequirepass {own}\nsentinel sentinel-pass {own}\n"
+        );
     }
     settings
 }

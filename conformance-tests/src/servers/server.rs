@@ -1,21 +1,18 @@
-use std::{
-    fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 #[cfg(feature = "docker")]
 use super::docker::Container;
-use super::process::Process;
+use super::{process::Process, resolve::resolve};
 
-/// A server that serves requests from when one gets it.
+/// A server that already serves requests when the caller gets it.
 ///
-/// Clones are handles of the same server. Unless it came from the environment, it ends and its files vanish with the last
-/// handle, and also when this process ends in any other way: a panic, `exit`, or a signal.
+/// Clones are handles of the same server. Unless it came from the environment, the server ends and
+/// its files vanish with the last handle, and also when this process ends in any other way: by a
+/// panic, `exit`, or a signal.
 ///
-/// The methods block: [`freeze`](Self::freeze), [`thaw`](Self::thaw) and [`kill`](Self::kill) for milliseconds,
-/// [`start`](Self::start) and [`restart`](Self::restart) do so on a thread of their own, until the server is ready.
+/// The methods block: [`freeze`](Self::freeze), [`thaw`](Self::thaw) and [`kill`](Self::kill) for
+/// milliseconds. [`start`](Self::start) and [`restart`](Self::restart) block a thread of their own
+/// until the server is ready.
 #[derive(Clone)]
 pub struct Server {
     url: String,
@@ -39,37 +36,52 @@ impl Server {
             None => (scheme, url),
         };
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        let endpoint = authority.rsplit_once('@').map_or(authority, |(_, endpoint)| endpoint);
-        Self { url: format!("{scheme}://{rest}"), endpoint: endpoint.to_owned(), runner: Runner::External }
+        let endpoint = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, endpoint)| endpoint);
+        Self {
+            url: format!("{scheme}://{rest}"),
+            endpoint: endpoint.to_owned(),
+            runner: Runner::External,
+        }
     }
 
     pub(super) fn process(process: Process) -> Self {
         let endpoint = format!("127.0.0.1:{}", process.port());
         let url = format!("{}://{endpoint}", process.service().scheme());
-        Self { url, endpoint, runner: Runner::Process(Arc::new(process)) }
+        Self {
+            url,
+            endpoint,
+            runner: Runner::Process(Arc::new(process)),
+        }
     }
 
     #[cfg(feature = "docker")]
     pub(super) fn container(container: Container) -> Self {
         let endpoint = container.endpoint();
         let url = format!("{}://{endpoint}", container.service().scheme());
-        Self { url, endpoint, runner: Runner::Container(Arc::new(container)) }
+        Self {
+            url,
+            endpoint,
+            runner: Runner::Container(Arc::new(container)),
+        }
     }
 
-    /// The URL for clients: `etcd://`, `redis://` or, with TLS, `rediss://`. User, password and certificates are not in
-    /// it, unless it came from the environment.
+    /// The URL for clients: `etcd://`, `redis://` or, with TLS, `rediss://`. It contains no user,
+    /// password or certificates, unless it came from the environment.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// `host:port`; the host may be a name, as that of a container or of a server from the environment is.
+    /// `host:port`; the host may be a name if the server is a container or came from the
+    /// environment.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The address of its [`endpoint`](Self::endpoint), for what does not look up names.
+    /// The address of its [`endpoint`](Self::endpoint), for code that does not look up names.
     ///
     /// # Errors
     ///
@@ -78,7 +90,7 @@ impl Server {
         resolve(&self.endpoint)
     }
 
-    /// The name of the container that it runs in, if it runs in one.
+    /// The name of the container that the server runs in, if any.
     #[must_use]
     pub fn container_name(&self) -> Option<&str> {
         match &self.runner {
@@ -88,13 +100,14 @@ impl Server {
         }
     }
 
-    /// Whether it can be frozen, killed and restarted: not if it came from the environment.
+    /// True if the server can be frozen, killed and restarted; false if it came from the
+    /// environment.
     #[must_use]
     pub fn is_own(&self) -> bool {
         !matches!(self.runner, Runner::External)
     }
 
-    /// The server's process, if it is one of this machine and was not killed.
+    /// The process id of the server, if it runs on this machine and was not killed.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         match &self.runner {
@@ -103,7 +116,7 @@ impl Server {
         }
     }
 
-    /// Where the server's files and its `log` are, if they are on this machine.
+    /// Directory of the server's files and its `log`, if they are on this machine.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
         match &self.runner {
@@ -126,7 +139,7 @@ impl Server {
         }
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Resumes a frozen server (SIGCONT).
     ///
     /// # Errors
     ///
@@ -140,7 +153,8 @@ impl Server {
         }
     }
 
-    /// Kills it at once (SIGKILL), even if it is frozen, and keeps its port and data for [`start`](Self::start).
+    /// Kills it at once (SIGKILL), even if it is frozen, and keeps its port and data for
+    /// [`start`](Self::start).
     ///
     /// # Errors
     ///
@@ -154,7 +168,8 @@ impl Server {
         }
     }
 
-    /// Starts it again on the same port and data, and returns when it serves requests. Kills it before if it runs.
+    /// Starts the server again on the same port and data, after killing it if it runs, and returns
+    /// when it serves requests.
     ///
     /// # Cancel safety
     ///
@@ -162,17 +177,19 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If it is not our own, or did not start, and then with the end of its log.
+    /// If it is not our own, or did not start; the error then has the end of its log.
     pub async fn start(&self) -> io::Result<()> {
         let server = self.clone();
-        tokio::task::spawn_blocking(move || server.start_blocking()).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || server.start_blocking())
+            .await
+            .map_err(io::Error::other)?
     }
 
-    /// As [`start`](Self::start), on this thread.
+    /// Does the same as [`start`](Self::start), on this thread.
     ///
     /// # Errors
     ///
-    /// As those of [`start`](Self::start).
+    /// The errors of [`start`](Self::start).
     pub fn start_blocking(&self) -> io::Result<()> {
         match &self.runner {
             Runner::External => Err(not_ours()),
@@ -190,34 +207,32 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As those of [`start`](Self::start).
+    /// The errors of [`start`](Self::start).
     pub async fn restart(&self) -> io::Result<()> {
         self.start().await
     }
 
-    /// Ends this handle; the last one ends the server, which is gone with its files when this returns.
+    /// Ends this handle. The last one ends the server, which is gone with its files when this
+    /// returns.
     pub fn stop(self) {
         drop(self);
     }
 }
 
-/// Without the URL: one from the environment may hold a password.
+/// Leaves out the URL: one from the environment may hold a password.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("endpoint", &self.endpoint).field("runner", &self.runner).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("endpoint", &self.endpoint)
+            .field("runner", &self.runner)
+            .finish_non_exhaustive()
     }
 }
 
-/// An IPv4 address if there is one: Docker may publish a container's ports on IPv4 only.
-pub(super) fn resolve(endpoint: &str) -> io::Result<SocketAddr> {
-    let failed = |why: String| io::Error::other(format!("no address for {endpoint}: {why}"));
-    let addresses: Vec<_> = endpoint.to_socket_addrs().map_err(|error| failed(error.to_string()))?.collect();
-    let found = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-    found.copied().ok_or_else(|| failed("the name has none".to_owned()))
-}
-
 fn not_ours() -> io::Error {
-    io::Error::other("the server came from the environment: only one that was started here can be disturbed")
+    io::Error::other(
+        "the server came from the environment: only one that was started here can be disturbed",
+    )
 }
 
 #[cfg(test)]
@@ -229,13 +244,24 @@ mod tests {
         for (given, url, endpoint) in [
             ("127.0.0.1:1", "etcd://127.0.0.1:1", "127.0.0.1:1"),
             ("http://h:2379", "etcd://h:2379", "h:2379"),
-            ("etcd://a:1,b:2/ns?ttl=3s", "etcd://a:1,b:2/ns?ttl=3s", "a:1,b:2"),
+            (
+                "etcd://a:1,b:2/ns?ttl=3s",
+                "etcd://a:1,b:2/ns?ttl=3s",
+                "a:1,b:2",
+            ),
         ] {
             let server = Server::external("etcd", given);
-            assert_eq!((server.url(), server.endpoint()), (url, endpoint), "{given}");
+            assert_eq!(
+                (server.url(), server.endpoint()),
+                (url, endpoint),
+                "{given}"
+            );
         }
         let server = Server::external("redis", "rediss://:pw@h:1/0");
-        assert_eq!((server.url(), server.endpoint()), ("rediss://:pw@h:1/0", "h:1"));
+        assert_eq!(
+            (server.url(), server.endpoint()),
+            ("rediss://:pw@h:1/0", "h:1")
+        );
         assert!(!format!("{server:?}").contains("pw"), "{server:?}");
     }
 
@@ -243,11 +269,21 @@ mod tests {
     fn looks_up_the_name_of_its_host() {
         for host in ["localhost", "127.0.0.1"] {
             let server = Server::external("redis", &format!("redis://:pw@{host}:1/0"));
-            assert_eq!(server.address().unwrap(), SocketAddr::from(([127, 0, 0, 1], 1)), "{host}");
+            assert_eq!(
+                server.address().unwrap(),
+                SocketAddr::from(([127, 0, 0, 1], 1)),
+                "{host}"
+            );
         }
         for endpoint in ["a:1,b:2", "h", "no-such-host.invalid:1"] {
-            let error = Server::external("etcd", endpoint).address().unwrap_err().to_string();
-            assert!(error.contains(&format!("no address for {endpoint}")), "{error}");
+            let error = Server::external("etcd", endpoint)
+                .address()
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(&format!("no address for {endpoint}")),
+                "{error}"
+            );
         }
     }
 
@@ -255,7 +291,12 @@ mod tests {
     fn leaves_a_server_from_the_environment_alone() {
         let server = Server::external("etcd", "h:1");
         assert!(!server.is_own());
-        for outcome in [server.freeze(), server.thaw(), server.kill(), server.start_blocking()] {
+        for outcome in [
+            server.freeze(),
+            server.thaw(),
+            server.kill(),
+            server.start_blocking(),
+        ] {
             assert!(outcome.unwrap_err().to_string().contains("environment"));
         }
     }

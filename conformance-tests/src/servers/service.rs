@@ -7,35 +7,37 @@ use std::{
 
 use super::{Certificates, ports::Ports};
 
-/// A kind of server, with the options of one: what the harness must know to run it anywhere.
+/// A kind of server, with the options of one server: all that the harness must know to run it
+/// anywhere.
 pub(super) trait Service: Debug + Send + Sync + 'static {
     fn about(&self) -> &'static About;
 
-    /// Whether a server that somebody else configured would do.
+    /// True if a server that somebody else configured would do.
     fn is_default(&self) -> bool;
 
     /// The URL scheme that clients use.
     fn scheme(&self) -> &'static str;
 
-    /// The directory of the certificates, if [`Ports::client`] takes TLS only, so that the harness needs [`Ports::plain`].
+    /// The directory of the certificates if [`Ports::client`] accepts TLS only, in which case the
+    /// harness needs [`Ports::plain`].
     fn certificates(&self) -> Option<&Path>;
 
     /// The command line without the program.
     fn arguments(&self, site: &Site<'_>) -> Vec<String>;
 
-    /// Environment variables that the server is to have besides this process's.
+    /// Environment variables for the server, besides those of this process.
     fn environment(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// Whether the server that listens there, without TLS, serves requests by now.
+    /// True once the server that listens at this address, without TLS, serves requests.
     fn is_ready(&self, address: SocketAddr) -> bool;
 
     /// Sets up a server that has just been started for the first time.
     fn set_up(&self, address: SocketAddr) -> io::Result<()>;
 }
 
-/// How a kind of server is called and found.
+/// Names of a kind of server, and the variables that say where to find it.
 #[derive(Debug)]
 pub(super) struct About {
     pub(super) name: &'static str,
@@ -50,7 +52,7 @@ pub(super) struct About {
     pub(super) package: &'static str,
 }
 
-/// Where a server is to run.
+/// Place for a server to run.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) listen: IpAddr,
@@ -63,6 +65,6 @@ pub(super) struct Site<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     pub(super) certificates: Certificates,
-    /// Whether clients must present a certificate of the same authority.
+    /// True if clients must present a certificate of the same authority.
     pub(super) is_mutual: bool,
 }

@@ -2,14 +2,14 @@ use std::{env, fmt};
 
 use crate::REQUIRE_SERVERS;
 
-/// Why a test that needs a server or a program cannot run here.
+/// Reason why a test that needs a server or a program cannot run here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skip {
     reason: String,
 }
 
 impl Skip {
-    /// A skip for a test's own reason, under the same rule as a missing server.
+    /// A skip for a test's own reason, under the same rule as for a missing server.
     ///
     /// # Panics
     ///
@@ -17,18 +17,24 @@ impl Skip {
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
         let reason = reason.into();
-        assert!(!is_required(), "{reason}; and {REQUIRE_SERVERS} says that nothing may be skipped");
+        assert!(
+            !is_required(),
+            "{reason}; and {REQUIRE_SERVERS} says that nothing may be skipped"
+        );
         Self { reason }
     }
 
-    /// A skip that is in order even if the environment demands that nothing is skipped: for what cannot be had on this kind of
-    /// machine, and whoever set up the environment said so.
+    /// A skip that is in order even if the environment demands that nothing is skipped: for
+    /// something that cannot be had on this kind of machine, as whoever set up the environment has
+    /// declared.
     #[must_use]
     pub fn excused(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self {
+            reason: reason.into(),
+        }
     }
 
-    /// What is missing and how to get it.
+    /// Says what is missing and how to get it.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason

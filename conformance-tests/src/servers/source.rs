@@ -8,10 +8,10 @@ use std::{
 
 use super::service::About;
 
-/// Where a server comes from.
+/// Origin of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Runs already, at this URL.
+    /// A server that runs already, at this URL.
     Url(String),
     /// This program.
     Program(PathBuf),
@@ -20,12 +20,12 @@ pub(super) enum Source {
     Image(String),
 }
 
-/// The first source that this environment has, or what is missing.
+/// Finds the first source that this environment has, or says what is missing.
 pub(super) fn source(about: &About, allows_url: bool) -> Result<Source, String> {
     source_in(about, allows_url, &from_environment, &image_source)
 }
 
-/// A program: the one that the variable names, else the first on the path.
+/// Finds a program: the one that the variable names, else the first on the path.
 pub(super) fn program(variable: &str, name: &str) -> Result<Option<PathBuf>, String> {
     Ok(named_program(variable, &from_environment)?.or_else(|| on_path(name, &from_environment)))
 }
@@ -45,10 +45,18 @@ fn image_source(about: &About) -> Result<Source, String> {
 
 #[cfg(not(feature = "docker"))]
 fn image_source(about: &About) -> Result<Source, String> {
-    Err(format!("Docker (and {}) is not tried without the feature `docker` of conformance-tests", about.image_variable))
+    Err(format!(
+        "Docker (and {}) is not tried without the feature `docker` of lock-conformance",
+        about.image_variable
+    ))
 }
 
-fn source_in(about: &About, allows_url: bool, variables: Variables<'_>, images: Images<'_>) -> Result<Source, String> {
+fn source_in(
+    about: &About,
+    allows_url: bool,
+    variables: Variables<'_>,
+    images: Images<'_>,
+) -> Result<Source, String> {
     let url = variables(about.url_variable);
     if let Some(url) = url.as_ref().filter(|_| allows_url) {
         return Ok(Source::Url(url.to_string_lossy().into_owned()));
@@ -56,7 +64,7 @@ fn source_in(about: &About, allows_url: bool, variables: Variables<'_>, images: 
     if let Some(program) = named_program(about.program_variable, variables)? {
         return Ok(Source::Program(program));
     }
-    // What a variable names comes before what happens to be installed.
+    // An image that a variable names comes before a program that happens to be installed.
     if variables(about.image_variable).is_some() {
         return images(about);
     }
@@ -67,19 +75,40 @@ fn source_in(about: &About, allows_url: bool, variables: Variables<'_>, images: 
         Ok(image) => return Ok(image),
         Err(obstacle) => obstacle,
     };
-    let own = if url.is_some() { "a server that the test can disturb is needed, and " } else { "" };
-    let advice = format!("install Debian's {} or set {}", about.package, about.program_variable);
-    Err(format!("{own}there is no {} on PATH; {obstacle}; {advice}", about.program))
+    let own = if url.is_some() {
+        "a server that the test can disturb is needed, and "
+    } else {
+        ""
+    };
+    let advice = format!(
+        "install Debian's {} or set {}",
+        about.package, about.program_variable
+    );
+    Err(format!(
+        "{own}there is no {} on PATH; {obstacle}; {advice}",
+        about.program
+    ))
 }
 
 fn named_program(variable: &str, variables: Variables<'_>) -> Result<Option<PathBuf>, String> {
-    let Some(path) = variables(variable).map(PathBuf::from) else { return Ok(None) };
-    if is_program(&path) { Ok(Some(path)) } else { Err(format!("{variable} names {}, which is no program", path.display())) }
+    let Some(path) = variables(variable).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    if is_program(&path) {
+        Ok(Some(path))
+    } else {
+        Err(format!(
+            "{variable} names {}, which is no program",
+            path.display()
+        ))
+    }
 }
 
 fn on_path(name: &str, variables: Variables<'_>) -> Option<PathBuf> {
     let path = variables("PATH")?;
-    env::split_paths(&path).map(|directory| directory.join(name)).find(|program| is_program(program))
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| is_program(program))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -100,8 +129,15 @@ mod tests {
     };
 
     fn look(variables: &[(&str, &str)], allows_url: bool) -> Result<Source, String> {
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-        source_in(&ABOUT, allows_url, &variable, &|_| Err("no Docker".to_owned()))
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| OsString::from(value))
+        };
+        source_in(&ABOUT, allows_url, &variable, &|_| {
+            Err("no Docker".to_owned())
+        })
     }
 
     fn directory_with_program() -> tempfile::TempDir {
@@ -131,9 +167,17 @@ mod tests {
     fn prefers_a_named_image_to_a_program_that_happens_to_be_there() {
         let directory = directory_with_program();
         let program = directory.path().join("x-server");
-        let all = [("X_BIN", program.to_str().unwrap()), ("X_IMAGE", "x:1"), ("PATH", directory.path().to_str().unwrap())];
+        let all = [
+            ("X_BIN", program.to_str().unwrap()),
+            ("X_IMAGE", "x:1"),
+            ("PATH", directory.path().to_str().unwrap()),
+        ];
         assert_eq!(look(&all, true), Ok(Source::Program(program.clone())));
-        assert_eq!(look(&all[1..], true), Err("no Docker".to_owned()), "the program on the path was not meant");
+        assert_eq!(
+            look(&all[1..], true),
+            Err("no Docker".to_owned()),
+            "the program on the path was not meant"
+        );
     }
 
     #[test]
@@ -143,7 +187,10 @@ mod tests {
             assert!(reason.contains(part), "{reason}");
         }
         let reason = look(&[("X_URL", "x://h:1")], false).unwrap_err();
-        assert!(reason.contains("a server that the test can disturb"), "{reason}");
+        assert!(
+            reason.contains("a server that the test can disturb"),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -152,7 +199,10 @@ mod tests {
         for name in ["no-program", "absent", "."] {
             let named = directory.path().join(name);
             let reason = look(&[("X_BIN", named.to_str().unwrap())], true).unwrap_err();
-            assert!(reason.contains("X_BIN") && reason.contains(name), "{reason}");
+            assert!(
+                reason.contains("X_BIN") && reason.contains(name),
+                "{reason}"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     source::{self, Source, source},
 };
 
-/// An etcd server.
+/// Starts an etcd server, or finds one.
 ///
 /// # Errors
 ///
@@ -17,14 +17,17 @@ use super::{
 ///
 /// # Panics
 ///
-/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is
+/// set.
 pub fn etcd(options: EtcdOptions) -> Result<Server, Skip> {
     server(Box::new(options))
 }
 
-/// A cluster of `size` etcd members, healthy, with a network of its own between them and to its clients.
+/// Starts a cluster of `size` etcd members and waits until it is healthy. It has a network of its
+/// own between the members and to its clients.
 ///
-/// The members are always programs of this machine: one that runs already, or Docker, does not serve.
+/// The members are always programs of this machine: neither a server that runs already nor Docker
+/// will do.
 ///
 /// # Errors
 ///
@@ -32,7 +35,8 @@ pub fn etcd(options: EtcdOptions) -> Result<Server, Skip> {
 ///
 /// # Panics
 ///
-/// If it does not get healthy, or if it cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+/// If it does not become healthy, or if it cannot be had and
+/// [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
 pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Skip> {
     let program = program(options.about())?;
     match EtcdCluster::start_new(&options, size, &program) {
@@ -41,7 +45,7 @@ pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Sk
     }
 }
 
-/// A Redis server.
+/// Starts a Redis server, or finds one.
 ///
 /// # Errors
 ///
@@ -49,15 +53,17 @@ pub fn etcd_cluster(options: EtcdOptions, size: usize) -> Result<EtcdCluster, Sk
 ///
 /// # Panics
 ///
-/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+/// If one does not start, or if there is none and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is
+/// set.
 pub fn redis(options: RedisOptions) -> Result<Server, Skip> {
     server(Box::new(options))
 }
 
-/// A cluster of Redis servers, healthy, with all slots on `masters` servers, and `replicas` more that replicate one of them
-/// each.
+/// Starts a cluster of Redis servers and waits until it is healthy. All slots are on `masters`
+/// servers; `replicas` more servers replicate one of these each.
 ///
-/// The servers are always programs of this machine: one that runs already, or Docker, does not serve.
+/// The servers are always programs of this machine: neither a server that runs already nor Docker
+/// will do.
 ///
 /// # Errors
 ///
@@ -65,19 +71,26 @@ pub fn redis(options: RedisOptions) -> Result<Server, Skip> {
 ///
 /// # Panics
 ///
-/// If it does not get healthy, or if it cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
-pub fn redis_cluster(options: RedisOptions, masters: usize, replicas: usize) -> Result<RedisCluster, Skip> {
+/// If it does not become healthy, or if it cannot be had and
+/// [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn redis_cluster(
+    options: RedisOptions,
+    masters: usize,
+    replicas: usize,
+) -> Result<RedisCluster, Skip> {
     let program = program(options.about())?;
     match RedisCluster::start_new(&options, masters, replicas, &program) {
         Ok(cluster) => Ok(cluster),
-        Err(error) => panic!("cannot start a cluster of {masters} Redis servers and {replicas} replicas: {error}"),
+        Err(error) => panic!(
+            "cannot start a cluster of {masters} Redis servers and {replicas} replicas: {error}"
+        ),
     }
 }
 
-/// A Redis server with `replicas`, and sentinels, of which a majority must miss it for `down_after` until they make a replica
-/// the master.
+/// Starts a Redis server with `replicas`, and with sentinels. A majority of the sentinels must miss
+/// the server for `down_after` before they make a replica the master.
 ///
-/// As [`redis_cluster`] otherwise.
+/// Otherwise as [`redis_cluster`].
 ///
 /// # Errors
 ///
@@ -85,23 +98,43 @@ pub fn redis_cluster(options: RedisOptions, masters: usize, replicas: usize) -> 
 ///
 /// # Panics
 ///
-/// If they do not find each other, or if they cannot be had and [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
-pub fn redis_sentinel(options: RedisOptions, replicas: usize, sentinels: usize, down_after: Duration) -> Result<RedisSentinel, Skip> {
+/// If they do not find each other, or if they cannot be had and
+/// [`REQUIRE_SERVERS`](crate::REQUIRE_SERVERS) is set.
+pub fn redis_sentinel(
+    options: RedisOptions,
+    replicas: usize,
+    sentinels: usize,
+    down_after: Duration,
+) -> Result<RedisSentinel, Skip> {
     let program = program(options.about())?;
     match RedisSentinel::start_new(&options, replicas, sentinels, down_after, &program) {
         Ok(servers) => Ok(servers),
-        Err(error) => panic!("cannot start a Redis server with {replicas} replicas and {sentinels} sentinels: {error}"),
+        Err(error) => panic!(
+            "cannot start a Redis server with {replicas} replicas and {sentinels} sentinels: {error}"
+        ),
     }
 }
 
-/// The program itself, for servers that belong together.
+/// Finds the program itself, for servers that belong together.
 fn program(about: &About) -> Result<PathBuf, Skip> {
-    let About { program, program_variable, package, .. } = about;
-    let missing = || format!("a cluster needs the program {program} itself; install Debian's {package} or set {program_variable}");
-    source::program(program_variable, program).and_then(|found| found.ok_or_else(missing)).map_err(Skip::new)
+    let About {
+        program,
+        program_variable,
+        package,
+        ..
+    } = about;
+    let missing = || {
+        format!(
+            "a cluster needs the program {program} itself; install Debian's {package} or set {program_variable}"
+        )
+    };
+    source::program(program_variable, program)
+        .and_then(|found| found.ok_or_else(missing))
+        .map_err(Skip::new)
 }
 
-/// Why [`etcd`] would skip, without starting one: for a runner that lists its cases first.
+/// Says why [`etcd`] would skip, without starting a server: for a runner that lists its cases
+/// first.
 ///
 /// # Panics
 ///
@@ -111,7 +144,8 @@ pub fn etcd_obstacle(options: &EtcdOptions) -> Option<Skip> {
     obstacle(options)
 }
 
-/// Why [`redis`] would skip, without starting one: for a runner that lists its cases first.
+/// Says why [`redis`] would skip, without starting a server: for a runner that lists its cases
+/// first.
 ///
 /// # Panics
 ///
@@ -122,7 +156,9 @@ pub fn redis_obstacle(options: &RedisOptions) -> Option<Skip> {
 }
 
 fn obstacle(service: &dyn Service) -> Option<Skip> {
-    source(service.about(), service.is_default()).err().map(Skip::new)
+    source(service.about(), service.is_default())
+        .err()
+        .map(Skip::new)
 }
 
 fn server(service: Box<dyn Service>) -> Result<Server, Skip> {

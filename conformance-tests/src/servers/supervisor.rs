@@ -6,10 +6,12 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-/// A shell that is the parent of one server and outlives this process, however it ends, by just long enough to clean up.
+/// A shell that is the parent of one server. However this process ends, the shell outlives it by
+/// just long enough to clean up.
 ///
-/// It notices the end of this process as the end of its input, which needs neither a signal handler nor a `Drop` that
-/// runs, and kills the server with SIGKILL, which also ends one that is stopped.
+/// The shell notices the end of this process as the end of its own input, which needs neither a
+/// signal handler nor a `Drop` that runs. It kills the server with SIGKILL, which also ends a
+/// stopped one.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     shell: Child,
@@ -28,25 +30,42 @@ impl Supervisor {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Ctrl-C goes to the group of the test process, and a test runner kills that group at a time limit.
+            // Ctrl-C goes to the process group of the test process, and a test runner kills that
+            // group at a time limit.
             .process_group(0)
             .spawn()?;
         let words = shell.stdin.take();
-        let answers = shell.stdout.take().ok_or_else(|| io::Error::other("the supervisor has no output"))?;
-        let mut supervisor = Self { shell, words, answers: BufReader::new(answers), directory: directory.to_owned() };
+        let answers = shell
+            .stdout
+            .take()
+            .ok_or_else(|| io::Error::other("the supervisor has no output"))?;
+        let mut supervisor = Self {
+            shell,
+            words,
+            answers: BufReader::new(answers),
+            directory: directory.to_owned(),
+        };
         match supervisor.answer()?.as_str() {
             "ready" => Ok(supervisor),
-            other => Err(io::Error::other(format!("cannot make {}: {other}", directory.display()))),
+            other => Err(io::Error::other(format!(
+                "cannot make {}: {other}",
+                directory.display()
+            ))),
         }
     }
 
-    /// Starts the server, after killing the one that runs, and returns its process id.
-    pub(super) fn start(&mut self) -> io::Result<u32> {
-        let answer = self.ask("start")?;
-        answer.parse().map_err(|_| io::Error::other(format!("the supervisor answered `{answer}` instead of a process id")))
+    /// Starts the server, after killing the one that runs, and returns its process id. For this
+    /// start only it has the arguments `more`, which must not contain blanks.
+    pub(super) fn start(&mut self, more: &[&str]) -> io::Result<u32> {
+        let answer = self.ask(&[&["start"], more].concat().join(" "))?;
+        answer.parse().map_err(|_| {
+            io::Error::other(format!(
+                "the supervisor answered `{answer}` instead of a process id"
+            ))
+        })
     }
 
-    /// SIGKILL, and returns when the process is gone.
+    /// Sends SIGKILL, and returns when the process is gone.
     pub(super) fn kill(&mut self) -> io::Result<()> {
         self.ask("kill").map(drop)
     }
@@ -55,7 +74,9 @@ impl Supervisor {
     pub(super) fn signal(&mut self, name: &str) -> io::Result<()> {
         match self.ask(name)?.as_str() {
             "sent" => Ok(()),
-            _ => Err(io::Error::other(format!("cannot send SIG{name}: the server does not run"))),
+            _ => Err(io::Error::other(format!(
+                "cannot send SIG{name}: the server does not run"
+            ))),
         }
     }
 
@@ -64,7 +85,10 @@ impl Supervisor {
     }
 
     fn ask(&mut self, word: &str) -> io::Result<String> {
-        let words = self.words.as_mut().ok_or_else(|| io::Error::other("the supervisor has ended"))?;
+        let words = self
+            .words
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the supervisor has ended"))?;
         writeln!(words, "{word}")?;
         words.flush()?;
         self.answer()
@@ -82,7 +106,7 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         drop(self.words.take());
-        // The server and the directory are gone when this returns.
+        // The server and its directory are gone when this returns.
         let _ = self.shell.wait();
     }
 }

@@ -1,5 +1,6 @@
 # Runs one server in the new directory $1, by the command line that follows, and obeys the words that arrive on stdin, one
-# per line, each answered by one line. When stdin ends, however its writer ended, so do the server and the directory.
+# per line, each answered by one line; what follows `start` is more arguments for this time, without blanks in them. When stdin ends,
+# however its writer ended, so do the server and the directory.
 dir=$1
 shift
 trap '' HUP INT TERM PIPE
@@ -26,9 +27,10 @@ finish() {
 } 2>/dev/null
 
 echo ready
-while read -r word; do
+while read -r word more; do
+    # shellcheck disable=SC2086 # the arguments are several words or none
     case $word in
-    start) finish && start "$@" && echo "$pid" ;;
+    start) finish && start "$@" $more && echo "$pid" ;;
     kill) finish && echo killed ;;
     *) if kill -"$word" "$pid" 2>/dev/null; then echo sent; else echo failed; fi ;;
     esac

@@ -1,6 +1,10 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,12 +16,13 @@ use tokio::{
 
 use super::pump::{Direction, pump};
 
-/// A TCP proxy in front of a server, which puts the network between them into trouble.
+/// A TCP proxy in front of a server, which can make the network between them fail.
 ///
-/// It lives in the runtime that started it, and ends with all its connections when it is dropped.
+/// The proxy lives in the runtime that started it. When it is dropped, it ends with all its
+/// connections.
 ///
 /// ```
-/// # use conformance_tests::servers::{TcpProxy, Trouble};
+/// # use lock_conformance::servers::{TcpProxy, Trouble};
 /// # async fn example(server: std::net::SocketAddr) -> std::io::Result<()> {
 /// let proxy = TcpProxy::start(server).await?;
 /// // ... connect a client to proxy.address() ...
@@ -32,28 +37,32 @@ pub struct TcpProxy {
     address: SocketAddr,
     trouble: watch::Sender<Trouble>,
     cuts: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    accepted: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
-/// What a [`TcpProxy`] does to all connections, old and new.
+/// Behaviour of a [`TcpProxy`] towards all connections, old and new.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trouble {
     /// Forwards at once.
     #[default]
     None,
-    /// Keeps and accepts connections, but forwards nothing until the trouble ends, as a partition that drops packets.
+    /// Keeps and accepts connections, but forwards nothing until the trouble ends, like a partition
+    /// that drops packets.
     Blackhole,
-    /// Forwards what arrives this much later, in both directions; in tokio's time.
+    /// Forwards everything this much later, in both directions; in tokio's time.
     Delay(Duration),
-    /// Forwards what clients send and throws away what the server answers: requests take effect, replies are lost. As a
-    /// stream cannot go on after a gap, a connection that lost bytes is closed when the trouble ends.
+    /// Forwards what clients send and discards what the server answers: requests take effect,
+    /// replies are lost. A stream cannot go on after a gap, so a connection that lost bytes is
+    /// closed when the trouble ends.
     DropReplies,
-    /// Closes every connection, at once and when it arrives.
+    /// Closes every connection: the present ones at once, later ones on arrival.
     Refuse,
 }
 
 impl TcpProxy {
-    /// Forwards from a free port of the loopback address to `server`, which need not listen yet.
+    /// Forwards from a free port of the loopback address to `server`, which need not be listening
+    /// yet.
     ///
     /// # Errors
     ///
@@ -63,15 +72,34 @@ impl TcpProxy {
         let address = listener.local_addr()?;
         let trouble = watch::Sender::default();
         let (cuts, orders) = mpsc::unbounded_channel();
+        let accepted = Arc::<AtomicUsize>::default();
         let mut task = JoinSet::new();
-        task.spawn(run(listener, server, trouble.subscribe(), orders));
-        Ok(Self { address, trouble, cuts, _task: task })
+        task.spawn(run(
+            listener,
+            server,
+            trouble.subscribe(),
+            orders,
+            Arc::clone(&accepted),
+        ));
+        Ok(Self {
+            address,
+            trouble,
+            cuts,
+            accepted,
+            _task: task,
+        })
     }
 
-    /// Where clients connect.
+    /// Address for clients.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Number of connections that have arrived, whatever became of them.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Replaces the trouble of all connections.
@@ -79,7 +107,7 @@ impl TcpProxy {
         self.trouble.send_replace(trouble);
     }
 
-    /// Closes all connections, and returns when they are closed; later ones are served.
+    /// Closes all connections, and returns once they are closed; later connections are served.
     ///
     /// # Cancel safety
     ///
@@ -97,14 +125,16 @@ async fn run(
     server: SocketAddr,
     trouble: watch::Receiver<Trouble>,
     mut cuts: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    count: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            // A client that connected before a cut is cut.
+            // A client that connected before the cut is cut off.
             biased;
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
+                    count.fetch_add(1, Ordering::Relaxed);
                     connections.spawn(serve(client, server, trouble.clone()));
                 }
             }
@@ -117,11 +147,18 @@ async fn run(
     }
 }
 
-/// One connection; closed on return.
-pub(super) async fn serve(client: TcpStream, server: SocketAddr, mut trouble: watch::Receiver<Trouble>) {
+/// Serves one connection; it is closed on return.
+pub(super) async fn serve(
+    client: TcpStream,
+    server: SocketAddr,
+    mut trouble: watch::Receiver<Trouble>,
+) {
     let refused = trouble.clone();
     let forwarding = async {
-        trouble.wait_for(|&now| now != Trouble::Blackhole).await.map_err(io::Error::other)?;
+        trouble
+            .wait_for(|&now| now != Trouble::Blackhole)
+            .await
+            .map_err(io::Error::other)?;
         forward(client, server, &trouble).await
     };
     tokio::select! {
@@ -135,7 +172,11 @@ async fn until_refused(mut trouble: watch::Receiver<Trouble>) {
     let _ = trouble.wait_for(|&now| now == Trouble::Refuse).await;
 }
 
-async fn forward(client: TcpStream, server: SocketAddr, trouble: &watch::Receiver<Trouble>) -> io::Result<()> {
+async fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    trouble: &watch::Receiver<Trouble>,
+) -> io::Result<()> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;

@@ -5,29 +5,38 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
-    Operation, OwnerId, Terms, TokenDurability,
-    backend::{Clock, Contact, Entry, Grant, Holds, Keeper, Patience, RenewOutcome, Renewer, Tasks, bounded},
+    AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError,
+    LockGuard, LockHolder, LockInfo, LockName, Operation, OwnerId, Terms, TokenDurability,
+    backend::{
+        Clock, Entry, Grant, GuardSet, LeaseKeeper, RenewOutcome, Renewer, StoreHealth, Tasks,
+        WaitLimit, bounded,
+    },
 };
 
 use crate::table::Table;
 
-/// How long a waiter sleeps between two looks: files do not push.
+/// Pause between two looks of a waiter: files do not push.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Locks kept in a directory.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     directory: PathBuf,
-    holds: Arc<Holds>,
-    keeper: Arc<Keeper<Renewals>>,
+    guards: Arc<GuardSet>,
+    keeper: Arc<LeaseKeeper<Renewals>>,
 }
 
 impl DirLock {
     pub(crate) fn open(directory: PathBuf) -> Self {
-        let renewals = Renewals { directory: directory.clone() };
-        let holds = Holds::new("dir", Tasks::current());
-        Self { directory, holds, keeper: Keeper::new(Clock::Suspend, renewals, Tasks::current()) }
+        let renewals = Renewals {
+            directory: directory.clone(),
+        };
+        let guards = GuardSet::new("dir", Tasks::current());
+        Self {
+            directory,
+            guards,
+            keeper: LeaseKeeper::new(Clock::Suspend, renewals, Tasks::current()),
+        }
     }
 
     pub(crate) fn declared() -> Capabilities {
@@ -39,48 +48,71 @@ impl DirLock {
         dir
     }
 
-    /// How many guards are live and leases kept, for leak checks.
+    /// Counts live guards, tasks and leases, for leak checks.
     pub(crate) fn residue(&self) -> usize {
-        self.holds.live() + self.holds.tasks().running() + self.keeper.kept()
+        self.guards.live() + self.guards.tasks().running() + self.keeper.registered()
     }
 
     fn terms(&self, options: AcquireOptions) -> Result<Terms, LockError> {
-        self.holds.ensure_open()?;
         options.resolve(&self.capabilities(), Duration::from_secs(30))
     }
 
-    /// The guard, or who has the lock.
-    fn take(&self, name: &LockName, terms: &Terms) -> Result<Result<LockGuard, OwnerId>, LockError> {
+    /// Makes the guard, or tells who has the lock.
+    fn take(
+        &self,
+        name: &LockName,
+        terms: &Terms,
+    ) -> Result<Result<LockGuard, OwnerId>, LockError> {
         let sent = Clock::Suspend.now();
         let owner = OwnerId::random();
         let taken = Table::with(&self.directory, |table, now| {
-            if let Some(holder) = table.held(name.as_str(), now).and_then(|row| row.owner.as_deref()) {
+            if let Some(holder) = table
+                .held(name.as_str(), now)
+                .and_then(|row| row.owner.as_deref())
+            {
                 return Err(OwnerId::new(holder));
             }
             let row = table.row(name.as_str());
-            (row.token, row.owner, row.expires) = (row.token + 1, Some(owner.to_string()), now + terms.ttl);
+            row.token += 1;
+            row.owner = Some(owner.to_string());
+            row.expires = now + terms.ttl;
             Ok(FencingToken::new(row.token))
         });
         let token = match taken.map_err(unavailable)? {
             Ok(token) => token,
             Err(holder) => return Ok(Err(holder)),
         };
-        let held = Held { directory: self.directory.clone(), name: name.clone(), owner: owner.clone(), ttl: terms.ttl };
-        let (lease, keep) = self.keeper.keep(Arc::new(held.clone()), sent, terms.ttl, terms);
-        let entry = Arc::new(held);
-        Ok(Ok(self.holds.grant(Grant { name: name.clone(), owner, token: Some(token), lease, keep: Some(keep), entry })))
+        let entry = DirEntry {
+            directory: self.directory.clone(),
+            name: name.clone(),
+            owner: owner.clone(),
+            ttl: terms.ttl,
+        };
+        let (lease, renewal) =
+            self.keeper
+                .register(Arc::new(entry.clone()), sent, terms.ttl, terms);
+        Ok(Ok(self.guards.grant(
+            Grant::new(name.clone(), owner, lease, Arc::new(entry))
+                .with_token(token)
+                .with_renewal(renewal),
+        )))
     }
 
-    async fn wait(&self, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
+    async fn wait(
+        &self,
+        name: &LockName,
+        terms: &Terms,
+        wait_limit: &WaitLimit,
+    ) -> Result<LockGuard, LockError> {
         loop {
-            patience.asked();
+            wait_limit.asked();
             match self.take(name, terms) {
                 Ok(Ok(guard)) => return Ok(guard),
                 Ok(Err(holder)) => {
-                    patience.answered();
-                    patience.held_by(&holder, None);
+                    wait_limit.answered();
+                    wait_limit.held_by(&holder, None);
                 }
-                Err(failure) => patience.failed(failure)?,
+                Err(failure) => wait_limit.failed(failure)?,
             }
             tokio::time::sleep(POLL.mul_f64(0.5 + rand::random::<f64>())).await;
         }
@@ -93,48 +125,55 @@ impl DistributedLock for DirLock {
         Self::declared()
     }
 
-    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
-        let acquired = match self.terms(options) {
-            Ok(terms) => {
-                let patience = Patience::new(Contact::new(Clock::Suspend), &terms, Duration::from_secs(1));
-                bounded(&self.holds, Some(&patience), self.wait(name, &terms, &patience)).await
-            }
-            Err(error) => Err(error),
+    async fn acquire_named(
+        &self,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<LockGuard, LockError> {
+        let acquire = async {
+            let terms = self.terms(options)?;
+            let health = StoreHealth::new(Clock::Suspend);
+            let wait_limit = WaitLimit::new(health, &terms, Duration::from_secs(1));
+            let wait = self.wait(name, &terms, &wait_limit);
+            bounded(&self.guards, Some(&wait_limit), wait).await
         };
-        acquired.map_err(|error| error.during(Operation::Acquire).on("dir").of(name))
+        self.guards.call(Operation::Acquire, name, acquire).await
     }
 
-    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
-        let taken = self.terms(options).and_then(|terms| self.take(name, &terms));
-        taken.map(Result::ok).map_err(|error| error.during(Operation::TryAcquire).on("dir").of(name))
+    async fn try_acquire_named(
+        &self,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<Option<LockGuard>, LockError> {
+        let take = async {
+            let terms = self.terms(options)?;
+            Ok(self.take(name, &terms)?.ok())
+        };
+        self.guards.call(Operation::TryAcquire, name, take).await
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
-        let told = self.holds.ensure_open().and_then(|()| {
-            Table::with(&self.directory, |table, now| {
+    async fn inspect_named(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+        let look = async {
+            let told = Table::with(&self.directory, |table, now| {
                 let row = table.held(name.as_str(), now)?;
-                let mut info = LockInfo::new(OwnerId::new(row.owner.as_deref()?));
-                (info.token, info.expires_in) = (Some(FencingToken::new(row.token)), Some(row.expires - now));
-                Some(info)
-            })
-            .map_err(unavailable)
-        });
-        told.map_err(|error| error.during(Operation::Inspect).on("dir").of(name))
-    }
-
-    async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
-        let refused = LockError::new(ErrorKind::Unsupported, "dir cannot force a release; wait for the TTL");
-        Err(refused.during(Operation::ForceRelease).on("dir").of(name))
+                let mut holder = LockHolder::new(OwnerId::new(row.owner.as_deref()?));
+                holder.token = Some(FencingToken::new(row.token));
+                holder.expires_in = Some(row.expires - now);
+                Some(LockInfo::new(name.clone(), holder))
+            });
+            told.map_err(unavailable)
+        };
+        self.guards.call(Operation::Inspect, name, look).await
     }
 
     async fn shutdown(&self) -> Result<(), LockError> {
-        self.holds.shutdown().await
+        self.guards.shutdown().await
     }
 }
 
 /// One acquisition in the table.
 #[derive(Clone, Debug)]
-struct Held {
+struct DirEntry {
     directory: PathBuf,
     name: LockName,
     owner: OwnerId,
@@ -142,10 +181,12 @@ struct Held {
 }
 
 #[async_trait]
-impl Entry for Held {
+impl Entry for DirEntry {
     async fn release(&self) -> Result<bool, LockError> {
         let released = Table::with(&self.directory, |table, now| {
-            let row = table.held(self.name.as_str(), now).filter(|row| row.owner.as_deref() == Some(self.owner.as_str()));
+            let row = table
+                .held(self.name.as_str(), now)
+                .filter(|row| row.owner.as_deref() == Some(self.owner.as_str()));
             // The row stays, for the token's sake.
             row.map(|row| row.owner = None).is_some()
         });
@@ -160,24 +201,31 @@ struct Renewals {
 
 #[async_trait]
 impl Renewer for Renewals {
-    type Item = Held;
+    type Item = DirEntry;
 
-    async fn renew(&self, batch: &[Arc<Held>]) -> Vec<RenewOutcome> {
+    async fn renew(&self, batch: &[Arc<DirEntry>]) -> Vec<RenewOutcome> {
         let renewed = Table::with(&self.directory, |table, now| {
-            let renew = |held: &Arc<Held>| match table.held(held.name.as_str(), now) {
-                Some(row) if row.owner.as_deref() == Some(held.owner.as_str()) => {
-                    row.expires = now + held.ttl;
-                    RenewOutcome::Renewed(held.ttl)
+            let renew = |entry: &Arc<DirEntry>| match table.held(entry.name.as_str(), now) {
+                Some(row) if row.owner.as_deref() == Some(entry.owner.as_str()) => {
+                    row.expires = now + entry.ttl;
+                    RenewOutcome::Renewed(entry.ttl)
                 }
                 _ => RenewOutcome::NotHeld,
             };
             batch.iter().map(renew).collect()
         });
-        renewed.unwrap_or_else(|_| batch.iter().map(|_| RenewOutcome::Failed(unavailable(io::Error::other("unreadable")))).collect())
+        renewed.unwrap_or_else(|_| {
+            batch
+                .iter()
+                .map(|_| RenewOutcome::Failed(unavailable(io::Error::other("unreadable"))))
+                .collect()
+        })
     }
 }
 
 /// A file system that fails half-way may have done what it was asked for.
 fn unavailable(error: io::Error) -> LockError {
-    LockError::new(ErrorKind::Unavailable, "the lock directory cannot be used").caused_by(error).indeterminate()
+    LockError::new(ErrorKind::Unavailable, "the lock directory cannot be used")
+        .caused_by(error)
+        .indeterminate()
 }

@@ -1,4 +1,5 @@
-//! The conformance suite on the small backend of `docs/backend-author.md`, with real processes and real time.
+//! The conformance suite on the small backend of `docs/backend-author.md`, with real processes and
+//! real time.
 
 mod backend;
 mod harness;
@@ -6,7 +7,7 @@ mod table;
 
 use std::{process::ExitCode, sync::Arc};
 
-use conformance_tests::{Need, Start, Suite};
+use lock_conformance::{Badge, Level, Need, Start, Suite};
 
 fn main() -> ExitCode {
     let suite = Suite::new("dir", |child_address| async move {
@@ -15,9 +16,20 @@ fn main() -> ExitCode {
             None => harness::DirHarness::new()?,
         })))
     });
-    let suite = suite.with_capabilities(backend::DirLock::declared());
-    [Need::Freeze, Need::Stop, Need::Restart, Need::DelayReplies, Need::EvictWaiters]
-        .into_iter()
-        .fold(suite, |suite, need| suite.without(need, format!("a directory has no server ({need:?})")))
-        .run()
+    let suite = suite
+        .with_capabilities(backend::DirLock::declared())
+        .claims(Level::Exclusive)
+        .claims(Badge::Clean);
+    [
+        Need::Freeze,
+        Need::Stop,
+        Need::Restart,
+        Need::DelayReplies,
+        Need::EvictWaiters,
+    ]
+    .into_iter()
+    .fold(suite, |suite, need| {
+        suite.without(need, format!("a directory has no server ({need:?})"))
+    })
+    .run()
 }

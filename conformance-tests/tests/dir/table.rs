@@ -1,4 +1,5 @@
-//! The store: one table in a file, changed under a file lock. The operating system frees that lock when a process dies.
+//! The store: one table in a file, changed under a file lock. The operating system frees that lock
+//! when a process dies.
 
 use std::{
     fs::{self, File},
@@ -10,7 +11,8 @@ use std::{
 use lock_core::backend::Clock;
 use rustix::fs::{FlockOperation, flock};
 
-/// Who holds what: one row per name that was ever locked. A row without an owner keeps the last token.
+/// Holders: one row per name that was ever locked. A row without an owner keeps the last
+/// token.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Vec<Row>);
 
@@ -25,8 +27,14 @@ pub(crate) struct Row {
 
 impl Table {
     /// Reads the table, lets `change` work on it, and writes it back: one process at a time.
-    pub(crate) fn with<R>(directory: &Path, change: impl FnOnce(&mut Self, Duration) -> R) -> io::Result<R> {
-        let gate = File::options().create(true).append(true).open(directory.join("gate"))?;
+    pub(crate) fn with<R>(
+        directory: &Path,
+        change: impl FnOnce(&mut Self, Duration) -> R,
+    ) -> io::Result<R> {
+        let gate = File::options()
+            .create(true)
+            .append(true)
+            .open(directory.join("gate"))?;
         flock(&gate, FlockOperation::LockExclusive)?;
         let path = directory.join("table");
         let mut table = Self::read(&path)?;
@@ -37,15 +45,26 @@ impl Table {
 
     /// The row of a name that somebody holds at this instant.
     pub(crate) fn held(&mut self, name: &str, now: Duration) -> Option<&mut Row> {
-        self.0.iter_mut().find(|row| row.name == name && row.owner.is_some() && now < row.expires)
+        self.0
+            .iter_mut()
+            .find(|row| row.name == name && row.owner.is_some() && now < row.expires)
     }
 
     /// The row of a name, made if it is new.
     pub(crate) fn row(&mut self, name: &str) -> &mut Row {
-        let at = self.0.iter().position(|row| row.name == name).unwrap_or_else(|| {
-            self.0.push(Row { name: name.into(), token: 0, owner: None, expires: Duration::ZERO });
-            self.0.len() - 1
-        });
+        let at = self
+            .0
+            .iter()
+            .position(|row| row.name == name)
+            .unwrap_or_else(|| {
+                self.0.push(Row {
+                    name: name.into(),
+                    token: 0,
+                    owner: None,
+                    expires: Duration::ZERO,
+                });
+                self.0.len() - 1
+            });
         &mut self.0[at]
     }
 
@@ -61,7 +80,12 @@ impl Table {
     fn write(&self, path: &PathBuf) -> io::Result<()> {
         let rows = self.0.iter().map(|row| {
             let owner = row.owner.as_deref().unwrap_or("-");
-            format!("{} {owner} {} {}\n", row.token, row.expires.as_nanos(), row.name)
+            format!(
+                "{} {owner} {} {}\n",
+                row.token,
+                row.expires.as_nanos(),
+                row.name
+            )
         });
         let fresh = path.with_extension("new");
         fs::write(&fresh, rows.collect::<String>())?;
@@ -73,7 +97,15 @@ impl Table {
 fn parse(line: &str) -> Option<Row> {
     let mut fields = line.splitn(4, ' ');
     let token = fields.next()?.parse().ok()?;
-    let owner = fields.next().filter(|owner| *owner != "-").map(str::to_owned);
+    let owner = fields
+        .next()
+        .filter(|owner| *owner != "-")
+        .map(str::to_owned);
     let expires = Duration::from_nanos(fields.next()?.parse().ok()?);
-    Some(Row { name: fields.next()?.into(), token, owner, expires })
+    Some(Row {
+        name: fields.next()?.into(),
+        token,
+        owner,
+        expires,
+    })
 }

@@ -11,10 +11,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::stream;
 use lock_core::{
-    AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError, LockGuard, LockInfo, LockName,
-    LossReason, Mode, Operation, OwnerId, Terms, TokenDurability, TtlRange,
-    backend::{Clock, Contact, Grant, Holds, Keeper, Lease, LossTrigger, Moment, Patience, Tasks, bounded},
+    AcquireOptions, Capabilities, Consistency, DistributedLock, ErrorKind, FencingToken, LockError,
+    LockGuard, LockHolder, LockInfo, LockList, LockName, LockWatch, LossReason, Mode, Operation,
+    OwnerId, Terms, TokenDurability, TtlRange,
+    backend::{
+        Clock, Grant, GuardSet, Lease, LeaseKeeper, LossTrigger, Moment, StoreHealth, Tasks,
+        WaitLimit, WatchSource, bounded, ensure_runtime, watch_holders,
+    },
 };
 
 use crate::{
@@ -27,17 +32,17 @@ use crate::{
 pub(crate) const PASSWORD: &str = "s3cret-password";
 const BACKEND: &str = "sim";
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
-/// The backstop for wake-ups that were lost.
+/// Backstop for wake-ups that were lost.
 const SLOW_POLL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Client {
     pub(crate) store: Arc<Store>,
     id: u64,
-    holds: Arc<Holds>,
-    keeper: Arc<Keeper<Renewals>>,
+    pub(crate) guards: Arc<GuardSet>,
+    keeper: Arc<LeaseKeeper<Renewals>>,
     pub(crate) triggers: Mutex<BTreeMap<String, LossTrigger>>,
     waiting: AtomicUsize,
-    /// What some defects need.
+    /// Needed by some defects.
     leases: Mutex<Vec<Weak<Lease>>>,
     misdirected: Arc<Mutex<BTreeSet<LockName>>>,
     locally_held: Mutex<BTreeSet<LockName>>,
@@ -46,14 +51,30 @@ pub(crate) struct Client {
 
 pub(crate) fn capabilities(defect: Defect) -> Capabilities {
     let mut sim = Capabilities::new(BACKEND, Consistency::Linearizable);
-    sim.ttl = TtlRange::new(Duration::from_millis(500), Duration::from_secs(3600), Duration::from_millis(1));
+    sim.ttl = TtlRange::new(
+        Duration::from_millis(500),
+        Duration::from_secs(3600),
+        Duration::from_millis(1),
+    );
     sim.fifo = true;
     sim.fencing = (defect != Defect::TokenWithoutFencing).then_some(TokenDurability::StoreData);
     sim.push_wake_up = true;
-    sim.push_loss = !matches!(defect, Defect::RenewalRecreatesTheEntry | Defect::NotHeldIsRetried);
+    sim.push_loss = !matches!(
+        defect,
+        Defect::RenewalRecreatesTheEntry | Defect::NotHeldIsRetried
+    );
     sim.inspect = defect != Defect::InspectUndeclared;
-    sim.queue_length = !matches!(defect, Defect::InspectUndeclared | Defect::QueueLengthUndeclared);
+    sim.queue_length = !matches!(
+        defect,
+        Defect::InspectUndeclared | Defect::QueueLengthUndeclared
+    );
     sim.force_release = defect != Defect::ForceUndeclared;
+    sim.watch = defect != Defect::WatchUndeclared;
+    sim.list = defect != Defect::ListUndeclared;
+    sim.raise_token = !matches!(
+        defect,
+        Defect::RaiseUndeclared | Defect::TokenWithoutFencing
+    );
     sim.metadata = defect != Defect::UnsupportedMetadataIsIgnored;
     sim
 }
@@ -61,12 +82,15 @@ pub(crate) fn capabilities(defect: Defect) -> Capabilities {
 impl Client {
     pub(crate) fn new(store: Arc<Store>, id: u64) -> Arc<Self> {
         let misdirected = Arc::default();
-        let renewals = Renewals { store: Arc::clone(&store), misdirected: Arc::clone(&misdirected) };
+        let renewals = Renewals {
+            store: Arc::clone(&store),
+            misdirected: Arc::clone(&misdirected),
+        };
         Arc::new(Self {
             store,
             id,
-            holds: Holds::new(BACKEND, Tasks::current()),
-            keeper: Keeper::new(Clock::Tokio, renewals, Tasks::current()),
+            guards: GuardSet::new(BACKEND, Tasks::current()),
+            keeper: LeaseKeeper::new(Clock::Tokio, renewals, Tasks::current()),
             triggers: Mutex::default(),
             waiting: AtomicUsize::new(0),
             leases: Mutex::default(),
@@ -77,11 +101,19 @@ impl Client {
     }
 
     pub(crate) fn residue(&self) -> usize {
-        let tasks = self.holds.tasks().running() + locked(&self.leases).iter().filter(|lease| lease.strong_count() > 0).count();
-        self.holds.live() + tasks + self.keeper.kept() + locked(&self.triggers).len() + self.waiting.load(SeqCst)
+        let tasks = self.guards.tasks().running()
+            + locked(&self.leases)
+                .iter()
+                .filter(|lease| lease.strong_count() > 0)
+                .count();
+        self.guards.live()
+            + tasks
+            + self.keeper.registered()
+            + locked(&self.triggers).len()
+            + self.waiting.load(SeqCst)
     }
 
-    /// The store says that an acquisition is gone.
+    /// Takes the store's message that an acquisition is gone.
     pub(crate) fn removed(&self, owner: &OwnerId) {
         if let Some(trigger) = locked(&self.triggers).remove(owner.as_str()) {
             trigger.lose(LossReason::Removed);
@@ -98,19 +130,34 @@ impl Client {
         }
         match self.store.defect {
             Defect::ShutdownIsNotFinal | Defect::RuntimeIsTakenForGranted => Ok(()),
-            _ => self.holds.ensure_open(),
+            Defect::EndOfTheRuntimeIsNotTold if self.guards.tasks().have_moved() => {
+                ensure_runtime()?;
+                Err(LockError::new(
+                    ErrorKind::Unavailable,
+                    "the store did not answer",
+                ))
+            }
+            _ => self.guards.ensure_open(),
         }
     }
 
     fn terms(&self, options: AcquireOptions) -> Result<Terms, LockError> {
         let options = match self.store.defect {
             Defect::SharedModeIsIgnored => options.with_mode(Mode::Exclusive),
-            Defect::UnsupportedMetadataIsIgnored => AcquireOptions::new().with_timeout(Duration::from_secs(1)),
+            Defect::UnsupportedMetadataIsIgnored => {
+                AcquireOptions::new().with_timeout(Duration::from_secs(1))
+            }
             _ => options,
         };
-        let longest = options.clone().with_max_hold(AcquireOptions::MAX_DURATION).resolve(&self.capabilities(), DEFAULT_TTL);
+        let longest = options
+            .clone()
+            .with_max_hold(AcquireOptions::MAX_DURATION)
+            .resolve(&self.capabilities(), DEFAULT_TTL);
         let mut terms = match options.resolve(&self.capabilities(), DEFAULT_TTL) {
-            Err(error) if self.has(Defect::InvalidOptionsAreReplaced) && error.kind() == ErrorKind::InvalidOptions => {
+            Err(error)
+                if self.has(Defect::InvalidOptionsAreReplaced)
+                    && error.kind() == ErrorKind::InvalidOptions =>
+            {
                 AcquireOptions::new().resolve(&self.capabilities(), DEFAULT_TTL)?
             }
             terms => terms?,
@@ -132,55 +179,78 @@ impl Client {
             true => OwnerId::new(format!("client-{}", self.id)),
             false => OwnerId::random(),
         };
-        Request { name: name.clone(), owner, client: self.id, ttl: terms.ttl, metadata: terms.metadata.clone() }
+        Request {
+            name: name.clone(),
+            owner,
+            client: self.id,
+            ttl: terms.ttl,
+            metadata: terms.metadata.clone(),
+        }
     }
 
-    async fn wait_for(self: &Arc<Self>, name: &LockName, terms: &Terms, patience: &Patience) -> Result<LockGuard, LockError> {
+    async fn wait_for(
+        self: &Arc<Self>,
+        name: &LockName,
+        terms: &Terms,
+        wait_limit: &WaitLimit,
+    ) -> Result<LockGuard, LockError> {
         let _counted = Counted::new(self);
         loop {
             let request = self.request(name, terms);
             let mut place = Place::new(self, request.clone());
             place.armed = !self.has(Defect::CleanUpBeginsTooLate);
-            let (mut changes, mut sent) = (self.store.changes(), Clock::Tokio.now());
+            let mut changes = self.store.changes();
+            let mut sent = Clock::Tokio.now();
             let asked = request.clone();
-            patience.asked();
-            let answer = self.store.call(move |state, now| state.enqueue(asked, now)).await;
+            wait_limit.asked();
+            let answer = self
+                .store
+                .call(move |state, now| state.enqueue(asked, now))
+                .await;
             let mut standing = match place.unless_unknown(answer) {
                 Err(failure) if self.has(Defect::OutageEndsTheWait) => return Err(failure),
                 Err(failure) => {
-                    patience.failed(failure)?;
+                    wait_limit.failed(failure)?;
                     continue;
                 }
                 Ok(standing) => standing,
             };
-            patience.answered();
+            wait_limit.answered();
             place.armed = !self.has(Defect::DroppedWaiterIsLeft);
-            let _kept = self.has(Defect::WaiterNeedNotLook).then(|| self.keeper.keep(Arc::new(request.clone()), sent, terms.ttl, terms));
+            let _kept = self.has(Defect::WaiterNeedNotLook).then(|| {
+                self.keeper
+                    .register(Arc::new(request.clone()), sent, terms.ttl, terms)
+            });
             loop {
                 standing = match standing {
                     Standing::Granted(token) => return self.grant(place, token, sent, terms),
-                    // Evicted: to the end of the queue.
+                    // Evicted: goes to the end of the queue.
                     Standing::Gone => break,
                     Standing::Waiting { .. } if self.has(Defect::WaitFailsAtOnce) => {
                         return Err(LockError::new(ErrorKind::TimedOut, "the lock is held"));
                     }
                     Standing::Waiting { behind } => {
                         if !self.has(Defect::HolderIsNotNamed) {
-                            patience.held_by(&behind, None);
+                            wait_limit.held_by(&behind, None);
                         }
                         self.woken(&mut changes, terms.ttl / 3).await;
                         if !self.has(Defect::GrantedWithAnOldLease) {
                             sent = Clock::Tokio.now();
                         }
-                        let (asked, before) = (request.clone(), behind.clone());
-                        patience.asked();
-                        match self.store.call(move |state, now| state.check(&asked, &before, now)).await {
+                        let asked = request.clone();
+                        let before = behind.clone();
+                        wait_limit.asked();
+                        match self
+                            .store
+                            .call(move |state, now| state.check(&asked, &before, now))
+                            .await
+                        {
                             Ok(standing) => {
-                                patience.answered();
+                                wait_limit.answered();
                                 standing
                             }
                             Err(failure) => {
-                                patience.failed(failure)?;
+                                wait_limit.failed(failure)?;
                                 Standing::Waiting { behind }
                             }
                         }
@@ -192,7 +262,10 @@ impl Client {
 
     async fn woken(&self, changes: &mut tokio::sync::watch::Receiver<u64>, renewal: Duration) {
         let push = async {
-            if matches!(self.store.defect, Defect::WakeUpsArePolled | Defect::WakeUpsAreLost) {
+            if matches!(
+                self.store.defect,
+                Defect::WakeUpsArePolled | Defect::WakeUpsAreLost
+            ) {
                 std::future::pending::<()>().await;
             }
             if changes.changed().await.is_err() {
@@ -203,36 +276,72 @@ impl Client {
                 *changes = self.store.changes();
             }
         };
-        if matches!(self.store.defect, Defect::WakeUpsAreLost | Defect::RestartStrandsWaiters) {
+        if matches!(
+            self.store.defect,
+            Defect::WakeUpsAreLost | Defect::RestartStrandsWaiters
+        ) {
             return push.await;
         }
         let _ = tokio::time::timeout(renewal.min(SLOW_POLL), push).await;
     }
 
-    fn grant(self: &Arc<Self>, place: Place, token: FencingToken, sent: Moment, terms: &Terms) -> Result<LockGuard, LockError> {
-        let request = place.keep();
-        let sent = if self.has(Defect::LeaseBeginsAtTheReply) { Clock::Tokio.now() } else { sent };
-        let granted = if self.has(Defect::DeadlineIsTooLate) { terms.ttl * 3 / 2 } else { terms.ttl };
+    fn grant(
+        self: &Arc<Self>,
+        place: Place,
+        token: FencingToken,
+        sent: Moment,
+        terms: &Terms,
+    ) -> Result<LockGuard, LockError> {
+        let request = place.register();
+        let sent = if self.has(Defect::LeaseBeginsAtTheReply) {
+            Clock::Tokio.now()
+        } else {
+            sent
+        };
+        let granted = if self.has(Defect::DeadlineIsTooLate) {
+            terms.ttl * 3 / 2
+        } else {
+            terms.ttl
+        };
         let item = Arc::new(request.clone());
-        let (lease, keep) = self.keeper.keep(Arc::clone(&item), sent, granted, terms);
+        let (lease, renewal) = self
+            .keeper
+            .register(Arc::clone(&item), sent, granted, terms);
         match self.store.defect {
             Defect::ViewKeepsItsGuard => locked(&self.leases).push(Arc::downgrade(&lease)),
-            Defect::RenewalIsLeaked => std::mem::forget(self.keeper.keep(item, sent, granted, terms).1),
+            Defect::RenewalIsLeaked => {
+                std::mem::forget(self.keeper.register(item, sent, granted, terms).1);
+            }
             Defect::TaskIsLeaked => drop(tokio::spawn(std::future::pending::<()>())),
             _ => {}
         }
-        let entry = Arc::new(Held { client: Arc::clone(self), request: request.clone(), lease: Arc::clone(&lease) });
-        let token = (!self.has(Defect::TokenIsMissing)).then_some(token);
+        let entry = Arc::new(Held {
+            client: Arc::clone(self),
+            request: request.clone(),
+            lease: Arc::clone(&lease),
+            asked: AtomicBool::new(false),
+        });
         let Request { name, owner, .. } = request;
-        let guard = self.holds.grant(Grant { name, owner: owner.clone(), token, lease, keep: Some(keep), entry });
-        locked(&self.triggers).insert(owner.as_str().to_owned(), LossTrigger::of(&guard));
+        let mut grant = Grant::new(name, owner.clone(), lease, entry).with_renewal(renewal);
+        if !self.has(Defect::TokenIsMissing) {
+            grant = grant.with_token(token);
+        }
+        let (guard, trigger) = self.guards.grant_watched(grant);
+        locked(&self.triggers).insert(owner.as_str().to_owned(), trigger);
         if guard.is_lost() && !self.has(Defect::GrantedWithAnOldLease) {
-            return Err(LockError::new(ErrorKind::Unavailable, "the store answered too late"));
+            return Err(LockError::new(
+                ErrorKind::Unavailable,
+                "the store answered too late",
+            ));
         }
         Ok(guard)
     }
 
-    async fn acquire(self: &Arc<Self>, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
+    async fn acquire(
+        self: &Arc<Self>,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<LockGuard, LockError> {
         self.ensure_open()?;
         let terms = self.terms(options)?;
         if self.has(Defect::FailedWaitLeavesALocalLock) {
@@ -240,32 +349,42 @@ impl Client {
                 tokio::time::sleep(SLOW_POLL).await;
             }
         }
-        let mut patience = Patience::new(Contact::new(Clock::Tokio), &terms, PATIENCE);
+        let mut wait_limit = WaitLimit::new(StoreHealth::new(Clock::Tokio), &terms, PATIENCE);
         if self.has(Defect::OutageIsWaitedOutForEver) {
-            patience = patience.at_least(Duration::from_secs(3600));
+            wait_limit = wait_limit.at_least(Duration::from_secs(3600));
         }
-        let waiting = self.wait_for(name, &terms, &patience);
+        let waiting = self.wait_for(name, &terms, &wait_limit);
         let guard = match self.store.defect {
             Defect::WaitersSurviveShutdown => waiting.await,
-            Defect::OutageLooksLikeContention => bounded(&self.holds, Some(&patience), waiting).await.map_err(contention),
-            _ => bounded(&self.holds, Some(&patience), waiting).await,
+            Defect::OutageLooksLikeContention => bounded(&self.guards, Some(&wait_limit), waiting)
+                .await
+                .map_err(contention),
+            _ => bounded(&self.guards, Some(&wait_limit), waiting).await,
         }?;
         locked(&self.locally_held).remove(name);
         Ok(guard)
     }
 
-    async fn attempt(self: &Arc<Self>, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
+    async fn attempt(
+        self: &Arc<Self>,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<Option<LockGuard>, LockError> {
         self.ensure_open()?;
         let terms = self.terms(options)?;
         let request = self.request(name, &terms);
-        let (mut place, asked) = (Place::new(self, request.clone()), request);
+        let mut place = Place::new(self, request.clone());
+        let asked = request;
         let sent = Clock::Tokio.now();
         place.armed = !self.has(Defect::CleanUpBeginsTooLate);
-        let answer = self.store.call(move |state, now| state.take(asked, now)).await;
+        let answer = self
+            .store
+            .call(move |state, now| state.take(asked, now))
+            .await;
         match place.unless_unknown(answer)? {
             Some(token) => self.grant(place, token, sent, &terms).map(Some),
             None => {
-                place.keep();
+                place.register();
                 if self.has(Defect::FailedTryStopsTheHeartbeat) {
                     locked(&self.misdirected).insert(name.clone());
                 }
@@ -274,7 +393,12 @@ impl Client {
         }
     }
 
-    fn explain(&self, error: LockError, operation: Operation, name: Option<&LockName>) -> LockError {
+    fn explain(
+        &self,
+        error: LockError,
+        operation: Operation,
+        name: Option<&LockName>,
+    ) -> LockError {
         if self.has(Defect::ErrorsLackContext) {
             return error;
         }
@@ -293,7 +417,8 @@ fn contention(error: LockError) -> LockError {
     }
 }
 
-/// The trait is implemented on a handle, because the client's background work needs the client.
+/// A handle, on which the trait is implemented because the client's background work needs the
+/// client.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(pub(crate) Arc<Client>);
 
@@ -303,27 +428,84 @@ impl DistributedLock for Handle {
         self.0.capabilities()
     }
 
-    async fn acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<LockGuard, LockError> {
-        self.0.acquire(name, options).await.map_err(|error| self.0.explain(error, Operation::Acquire, Some(name)))
+    async fn acquire_named(
+        &self,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<LockGuard, LockError> {
+        self.0
+            .acquire(name, options)
+            .await
+            .map_err(|error| self.0.explain(error, Operation::Acquire, Some(name)))
     }
 
-    async fn try_acquire_with(&self, name: &LockName, options: AcquireOptions) -> Result<Option<LockGuard>, LockError> {
-        self.0.attempt(name, options).await.map_err(|error| self.0.explain(error, Operation::TryAcquire, Some(name)))
+    async fn try_acquire_named(
+        &self,
+        name: &LockName,
+        options: AcquireOptions,
+    ) -> Result<Option<LockGuard>, LockError> {
+        self.0
+            .attempt(name, options)
+            .await
+            .map_err(|error| self.0.explain(error, Operation::TryAcquire, Some(name)))
     }
 
-    async fn inspect(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+    async fn inspect_named(&self, name: &LockName) -> Result<Option<LockInfo>, LockError> {
         let asked = name.clone();
+        let store = Arc::clone(&self.0.store);
+        let answer = async move {
+            store
+                .call(move |state, now| state.inspect(&asked, now))
+                .await
+        };
         let inspected = match self.0.ensure_open() {
-            Ok(()) => self.0.store.call(move |state, now| state.inspect(&asked, now)).await,
+            Ok(()) if self.0.has(Defect::StandstillIsWaitedOut) => {
+                self.0.guards.tasks().finish(answer).await
+            }
+            Ok(()) => answer.await,
             Err(error) => Err(error),
         };
         inspected.map_err(|error| self.0.explain(error, Operation::Inspect, Some(name)))
     }
 
-    async fn force_release(&self, name: &LockName) -> Result<bool, LockError> {
+    async fn watch_named(&self, name: &LockName) -> Result<LockWatch, LockError> {
+        self.0
+            .ensure_open()
+            .map_err(|error| self.0.explain(error, Operation::Watch, Some(name)))?;
+        Ok(watch_holders(Watching {
+            client: Arc::clone(&self.0),
+            name: name.clone(),
+            changes: self.0.store.changes(),
+        }))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<LockList, LockError> {
+        self.0
+            .ensure_open()
+            .map_err(|error| self.0.explain(error, Operation::List, None))?;
+        let prefix = prefix.to_owned();
+        let listed = self
+            .0
+            .store
+            .call(move |state, now| state.list(&prefix, now))
+            .await?;
+        Ok(LockList::new(stream::iter(listed.into_iter().map(Ok))))
+    }
+
+    async fn force_release_named(
+        &self,
+        name: &LockName,
+        only: Option<&OwnerId>,
+    ) -> Result<Vec<LockHolder>, LockError> {
         let asked = name.clone();
+        let only = only.cloned();
         let forced = match self.0.ensure_open() {
-            Ok(()) => self.0.store.call(move |state, _| state.force(&asked)).await,
+            Ok(()) => {
+                self.0
+                    .store
+                    .call(move |state, now| state.force(&asked, only.as_ref(), now))
+                    .await
+            }
             Err(error) => Err(error),
         };
         forced.map_err(|error| self.0.explain(error, Operation::ForceRelease, Some(name)))
@@ -335,10 +517,10 @@ impl DistributedLock for Handle {
             return Ok(());
         }
         if self.0.has(Defect::DroppedShutdownStops) {
-            self.0.holds.close();
+            self.0.guards.close();
             tokio::task::yield_now().await;
         }
-        self.0.holds.shutdown().await
+        self.0.guards.shutdown().await
     }
 }
 
@@ -350,8 +532,54 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let password = if self.has(Defect::DebugShowsThePassword) { PASSWORD } else { "***" };
-        f.debug_struct("Client").field("id", &self.id).field("password", &password).finish_non_exhaustive()
+        let password = if self.has(Defect::DebugShowsThePassword) {
+            PASSWORD
+        } else {
+            "***"
+        };
+        f.debug_struct("Client")
+            .field("id", &self.id)
+            .field("password", &password)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A watch on the holder of a name.
+struct Watching {
+    client: Arc<Client>,
+    name: LockName,
+    changes: tokio::sync::watch::Receiver<u64>,
+}
+
+#[async_trait]
+impl WatchSource for Watching {
+    async fn look(&mut self) -> Result<Option<LockInfo>, LockError> {
+        if !self.client.has(Defect::WatchOutlivesItsClient) {
+            self.client.ensure_open()?;
+        }
+        self.changes.mark_unchanged();
+        let name = self.name.clone();
+        let mut info = self
+            .client
+            .store
+            .call(move |state, now| state.inspect(&name, now))
+            .await?;
+        if let Some(holder) = info.as_mut().and_then(|info| info.holders.first_mut())
+            && self.client.has(Defect::WatchTrustsTheLease)
+        {
+            holder.expires_in = None;
+        }
+        Ok(info)
+    }
+
+    async fn changed(&mut self) {
+        if self.client.has(Defect::WatchTellsOnce) {
+            std::future::pending::<()>().await;
+        }
+        tokio::select! {
+            _ = self.changes.changed() => {}
+            () = self.client.guards.closing().fired(), if !self.client.has(Defect::WatchOutlivesItsClient) => {}
+        }
     }
 }
 
@@ -364,10 +592,14 @@ struct Place {
 
 impl Place {
     fn new(client: &Arc<Client>, request: Request) -> Self {
-        Self { client: Arc::clone(client), request, armed: true }
+        Self {
+            client: Arc::clone(client),
+            request,
+            armed: true,
+        }
     }
 
-    fn keep(mut self) -> Request {
+    fn register(mut self) -> Request {
         self.armed = false;
         self.request.clone()
     }
@@ -385,12 +617,22 @@ impl Drop for Place {
         if !self.armed {
             return;
         }
-        let (store, Request { name, owner, ttl, .. }) = (Arc::clone(&self.client.store), self.request.clone());
+        let (
+            store,
+            Request {
+                name, owner, ttl, ..
+            },
+        ) = (Arc::clone(&self.client.store), self.request.clone());
         let end = Clock::Tokio.now() + ttl;
-        self.client.holds.tasks().spawn(async move {
+        self.client.guards.tasks().spawn(async move {
             while Clock::Tokio.now() < end {
-                let (name, owner) = (name.clone(), owner.clone());
-                if store.call(move |state, _| state.remove(&name, &owner)).await.is_ok() {
+                let name = name.clone();
+                let owner = owner.clone();
+                if store
+                    .call(move |state, _| state.remove(&name, &owner))
+                    .await
+                    .is_ok()
+                {
                     return;
                 }
             }

@@ -4,7 +4,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use conformance_tests::Harness;
+use lock_conformance::Harness;
 use lock_core::{Capabilities, DistributedLock, LockError, LockName};
 
 use crate::{
@@ -22,7 +22,10 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(defect: Defect) -> Arc<Self> {
-        Arc::new(Self { store: Store::new(defect), clients: Mutex::default() })
+        Arc::new(Self {
+            store: Store::new(defect),
+            clients: Mutex::default(),
+        })
     }
 }
 
@@ -51,7 +54,12 @@ impl Harness for Sim {
     }
 
     async fn client_residue(&self) -> Option<usize> {
-        Some(locked(&self.clients).iter().map(|client| client.residue()).sum())
+        Some(
+            locked(&self.clients)
+                .iter()
+                .map(|client| client.residue())
+                .sum(),
+        )
     }
 
     async fn remove_entry(&self, name: &LockName) -> Result<bool, LockError> {

@@ -1,4 +1,5 @@
-//! The store behind a simulated network: every message takes time, may be frozen on the way, and a reply may be lost.
+//! The store behind a simulated network: every message takes time, may be frozen on the way, and a
+//! reply may be lost.
 
 use std::{
     sync::{
@@ -16,9 +17,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{client::Client, defect::Defect, state::State};
 
-/// One way.
+/// Time that a message takes one way.
 const LATENCY: Duration = Duration::from_millis(1);
-/// How long a client waits for a reply.
+/// Time for which a client waits for a reply.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub(crate) struct Store {
 struct Link {
     frozen: bool,
     delay: Duration,
-    /// Which life of the server this is.
+    /// Counts the lives of the server.
     life: u64,
 }
 
@@ -67,18 +68,23 @@ impl Store {
         locked(&self.changes).subscribe()
     }
 
-    /// Sends a request. It takes effect whether or not the caller waits for the reply.
+    /// Sends a request, which takes effect whether or not the caller waits for the reply.
     pub(crate) async fn call<R: Send + 'static>(
         self: &Arc<Self>,
         request: impl FnOnce(&mut State, Moment) -> R + Send + 'static,
     ) -> Result<R, LockError> {
         let (reply_to, reply) = oneshot::channel();
-        let (store, life) = (Arc::clone(self), self.link.borrow().life);
+        let store = Arc::clone(self);
+        let life = self.link.borrow().life;
         let message = self.last_message.fetch_add(1, SeqCst) + 1;
         tokio::spawn(async move {
             let arrived = store.travel(LATENCY, life).await;
             // The sender lives in the store.
-            let _ = store.turn.subscribe().wait_for(|turn| *turn == message).await;
+            let _ = store
+                .turn
+                .subscribe()
+                .wait_for(|turn| *turn == message)
+                .await;
             let result = arrived.then(|| store.apply(request));
             store.turn.send_modify(|turn| *turn += 1);
             if let Some(result) = result {
@@ -91,26 +97,41 @@ impl Store {
         });
         match tokio::time::timeout(PATIENCE, reply).await {
             Ok(Ok(result)) => Ok(result),
-            _ => Err(LockError::new(ErrorKind::Unavailable, "the store did not answer").indeterminate()),
+            _ => Err(
+                LockError::new(ErrorKind::Unavailable, "the store did not answer").indeterminate(),
+            ),
         }
     }
 
-    /// What the harness does behind the clients' backs.
+    /// Applies a request that the harness makes behind the clients' backs.
     pub(crate) fn apply<R>(self: &Arc<Self>, request: impl FnOnce(&mut State, Moment) -> R) -> R {
         let now = Clock::Tokio.now();
         let mut state = locked(&self.state);
         state.expire(now);
         let result = request(&mut state, now);
-        let (removed, version) = (std::mem::take(&mut state.removed), state.version);
+        let removed = std::mem::take(&mut state.removed);
+        let version = state.version;
         drop(state);
         locked(&self.changes).send_if_modified(|seen| std::mem::replace(seen, version) != version);
-        let silent = matches!(self.defect, Defect::LossIsNotPushed | Defect::RenewalRecreatesTheEntry | Defect::NotHeldIsRetried);
+        let silent = matches!(
+            self.defect,
+            Defect::LossIsNotPushed
+                | Defect::RenewalWithoutOwnerCheck
+                | Defect::RenewalRecreatesTheEntry
+                | Defect::NotHeldIsRetried
+        );
         if !removed.is_empty() && !silent {
-            let (store, life) = (Arc::clone(self), self.link.borrow().life);
+            let store = Arc::clone(self);
+            let life = self.link.borrow().life;
             tokio::spawn(async move {
                 if store.travel(LATENCY, life).await {
-                    let clients: Vec<_> = locked(&store.clients).iter().filter_map(Weak::upgrade).collect();
-                    clients.iter().for_each(|client| removed.iter().for_each(|owner| client.removed(owner)));
+                    let clients: Vec<_> = locked(&store.clients)
+                        .iter()
+                        .filter_map(Weak::upgrade)
+                        .collect();
+                    clients
+                        .iter()
+                        .for_each(|client| removed.iter().for_each(|owner| client.removed(owner)));
                 }
             });
         }
@@ -125,18 +146,20 @@ impl Store {
         self.link.send_modify(|link| link.delay = delay);
     }
 
-    /// The process is killed and starts again on the same data; what is on its way is lost.
+    /// Kills the process and starts it again on the same data; messages on their way are lost.
     pub(crate) fn restart(self: &Arc<Self>) {
         self.link.send_modify(|link| link.life += 1);
         self.apply(|state, _| state.restart());
         *locked(&self.changes) = watch::Sender::default();
     }
 
-    /// Whether a message arrives.
+    /// True once a message arrives; false if it is lost.
     async fn travel(&self, time: Duration, life: u64) -> bool {
         tokio::time::sleep(time).await;
         let mut link = self.link.subscribe();
-        let arrived = link.wait_for(|link| !link.frozen || link.life != life).await;
+        let arrived = link
+            .wait_for(|link| !link.frozen || link.life != life)
+            .await;
         arrived.is_ok_and(|link| link.life == life)
     }
 }

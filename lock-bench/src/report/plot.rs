@@ -17,7 +17,7 @@ use crate::{
     plan::{Key, Subject},
 };
 
-/// Bars side by side for each subject.
+/// A chart with bars side by side for each subject.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chart {
     /// The file's name without `.svg`.
@@ -28,7 +28,7 @@ pub(crate) struct Chart {
     pub(crate) shows: fn(&Key) -> bool,
 }
 
-/// What differs from one cluster of bars to the next.
+/// Quantity that differs from one cluster of bars to the next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Axis {
     Tasks,
@@ -52,13 +52,13 @@ struct Bar {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (720, 400);
-/// Of the room that a cluster has.
+/// Share of a cluster's room that its bars fill.
 const CLUSTER_WIDTH: f64 = 0.8;
-/// Room to the right of the bars for the legend, as a factor.
+/// Room for the legend to the right of the bars, as a factor.
 const WITH_LEGEND: f64 = 1.25;
 
 impl Chart {
-    /// Draws the chart, unless there is nothing to show; says whether there was.
+    /// Draws the chart, unless there is nothing to show; returns whether there was.
     pub(crate) fn draw(&self, rows: &[Row], directory: &Path) -> Result<bool> {
         let rows: Vec<&Row> = rows.iter().filter(|row| (self.shows)(&row.key)).collect();
         if rows.is_empty() {
@@ -76,13 +76,34 @@ impl Chart {
         let area = SVGBackend::new(&file, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
         let sizes = sizes.into_iter().collect();
-        let highest = bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
-        let picture = Picture { title: self.title, axis: self.axis, sizes, subjects, bars };
+        let highest = bars
+            .iter()
+            .map(|bar| bar.value)
+            .fold(f64::MIN_POSITIVE, f64::max);
+        let picture = Picture {
+            title: self.title,
+            axis: self.axis,
+            sizes,
+            subjects,
+            bars,
+        };
         match self.measure {
-            Measure::Throughput => picture.draw(&area, RangedCoordf64::from(0.0..highest * 1.15), 0.0)?,
+            Measure::Throughput => {
+                picture.draw(&area, RangedCoordf64::from(0.0..highest * 1.15), 0.0)?;
+            }
             Measure::P99 => {
-                let lowest = picture.bars.iter().map(|bar| bar.value).fold(highest, f64::min).max(1e-6) / 3.0;
-                picture.draw(&area, LogCoord::from((lowest..highest * 3.0).log_scale()), lowest)?;
+                let lowest = picture
+                    .bars
+                    .iter()
+                    .map(|bar| bar.value)
+                    .fold(highest, f64::min)
+                    .max(1e-6)
+                    / 3.0;
+                picture.draw(
+                    &area,
+                    LogCoord::from((lowest..highest * 3.0).log_scale()),
+                    lowest,
+                )?;
             }
         }
         area.present()?;
@@ -105,31 +126,59 @@ impl Picture {
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
         let mut builder = ChartBuilder::on(area);
-        builder.caption(self.title, ("sans-serif", 18)).margin(12).x_label_area_size(44).y_label_area_size(64);
-        let mut chart = builder.build_cartesian_2d(0.0..self.sizes.len() as f64 * WITH_LEGEND, y)?;
+        builder
+            .caption(self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(64);
+        let mut chart =
+            builder.build_cartesian_2d(0.0..self.sizes.len() as f64 * WITH_LEGEND, y)?;
         let mut mesh = chart.configure_mesh();
-        mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(BLACK.mix(0.15)).x_desc(self.axis.name());
-        mesh.x_labels(4 * self.sizes.len()).x_label_formatter(&|x| self.label(*x)).y_label_formatter(&|y| number(*y)).draw()?;
+        mesh.disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.15))
+            .x_desc(self.axis.name());
+        mesh.x_labels(4 * self.sizes.len())
+            .x_label_formatter(&|x| self.label(*x))
+            .y_label_formatter(&|y| number(*y))
+            .draw()?;
         for (place, subject) in self.subjects.iter().enumerate() {
             let color = Palette99::pick(place).to_rgba();
             let bars = self.bars.iter().filter(|bar| bar.subject == *subject);
-            let rectangles =
-                bars.clone().map(|bar| Rectangle::new([(self.left(bar), floor), (self.right(bar), bar.value)], color.filled()));
+            let rectangles = bars.clone().map(|bar| {
+                Rectangle::new(
+                    [(self.left(bar), floor), (self.right(bar), bar.value)],
+                    color.filled(),
+                )
+            });
             let series = chart.draw_series(rectangles)?.label(subject.to_string());
-            series.legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
-            let style = TextStyle::from(("sans-serif", 12)).pos(Pos::new(HPos::Center, VPos::Bottom));
+            series.legend(move |(x, y)| {
+                Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled())
+            });
+            let style =
+                TextStyle::from(("sans-serif", 12)).pos(Pos::new(HPos::Center, VPos::Bottom));
             let middle = |bar: &Bar| f64::midpoint(self.left(bar), self.right(bar));
-            chart.draw_series(bars.map(|bar| Text::new(number(bar.value), (middle(bar), bar.value), style.clone())))?;
+            chart.draw_series(bars.map(|bar| {
+                Text::new(number(bar.value), (middle(bar), bar.value), style.clone())
+            }))?;
         }
         let mut legend = chart.configure_series_labels();
-        legend.position(SeriesLabelPosition::UpperRight).background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+        legend
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
         Ok(())
     }
 
-    /// The cluster's size at its middle, nothing at its edges.
+    /// The cluster's size at its middle, and nothing at its edges.
     fn label(&self, x: f64) -> String {
         let is_middle = (x.fract() - 0.5).abs() < 1e-6;
-        self.sizes.get(x.floor() as usize).filter(|_| is_middle).map(ToString::to_string).unwrap_or_default()
+        self.sizes
+            .get(x.floor() as usize)
+            .filter(|_| is_middle)
+            .map(ToString::to_string)
+            .unwrap_or_default()
     }
 
     fn left(&self, bar: &Bar) -> f64 {
@@ -185,18 +234,28 @@ mod tests {
     use crate::report::tests::row;
 
     fn chart(measure: Measure) -> Chart {
-        Chart { file: "test", title: "A title", axis: Axis::Tasks, measure, shows: |key| key.processes == 1 }
+        Chart {
+            file: "test",
+            title: "A title",
+            axis: Axis::Tasks,
+            measure,
+            shows: |key| key.processes == 1,
+        }
     }
 
     #[test]
     fn every_bar_and_every_label_is_drawn() {
         let directory = tempfile::tempdir().unwrap();
-        let rows: Vec<Row> =
-            [1, 16, 64].into_iter().flat_map(|n| [Subject::Ours, Subject::Raw].map(|s| row(Key::uncontended(s, n)))).collect();
+        let rows: Vec<Row> = [1, 16, 64]
+            .into_iter()
+            .flat_map(|n| [Subject::Ours, Subject::Raw].map(|s| row(Key::uncontended(s, n))))
+            .collect();
         for measure in [Measure::Throughput, Measure::P99] {
             assert!(chart(measure).draw(&rows, directory.path()).unwrap());
             let svg = std::fs::read_to_string(directory.path().join("test.svg")).unwrap();
-            for text in ["A title", "tasks", "ours", "raw", "\n1\n", "\n16\n", "\n64\n"] {
+            for text in [
+                "A title", "tasks", "ours", "raw", "\n1\n", "\n16\n", "\n64\n",
+            ] {
                 assert!(svg.contains(text), "{text:?} is missing in {svg}");
             }
         }
@@ -206,7 +265,11 @@ mod tests {
     fn nothing_to_show_leaves_no_file() {
         let directory = tempfile::tempdir().unwrap();
         let rows = [row(Key::processes(Subject::Ours, 8))];
-        assert!(!chart(Measure::Throughput).draw(&rows, directory.path()).unwrap());
+        assert!(
+            !chart(Measure::Throughput)
+                .draw(&rows, directory.path())
+                .unwrap()
+        );
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -2,12 +2,12 @@ use std::fmt;
 
 use crate::{plan::Key, suites::Results};
 
-/// What a run should reach.
+/// A value that a run should reach.
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) bound: Bound,
     value: Value,
-    /// The two throughputs, if it is their ratio.
+    /// The two throughputs, if the target is their ratio.
     compared: Option<[Key; 2]>,
 }
 
@@ -20,17 +20,39 @@ pub(crate) enum Bound {
 }
 
 impl Target {
-    pub(crate) fn new(what: impl Into<String>, bound: Bound, value: impl Fn(&Results) -> Option<f64> + Send + Sync + 'static) -> Self {
-        Self { what: what.into(), bound, value: Box::new(value), compared: None }
+    pub(crate) fn new(
+        what: impl Into<String>,
+        bound: Bound,
+        value: impl Fn(&Results) -> Option<f64> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            bound,
+            value: Box::new(value),
+            compared: None,
+        }
     }
 
-    /// The throughput of one against that of another.
+    /// A target for the throughput of one subject against that of another.
     pub(crate) fn ratio(what: impl Into<String>, bound: Bound, of: Key, against: Key) -> Self {
         let ratio = move |results: &Results| {
-            let (of, against) = (results.figures(of)?.cycles_per_s, results.figures(against)?.cycles_per_s);
+            let of = results.figures(of)?.cycles_per_s;
+            let against = results.figures(against)?.cycles_per_s;
             (against > 0.0).then(|| of / against)
         };
-        Self { compared: Some([of, against]), ..Self::new(what, bound, ratio) }
+        Self {
+            compared: Some([of, against]),
+            ..Self::new(what, bound, ratio)
+        }
+    }
+
+    /// A target for the largest share of a process against the smallest.
+    pub(crate) fn unfairness(bound: Bound, of: Key) -> Self {
+        Self::new(
+            format!("{of}: largest share against smallest"),
+            bound,
+            move |results| Some(results.figures(of)?.passage?.unfairness()),
+        )
     }
 
     /// `None` if this run did not measure it.
@@ -38,11 +60,19 @@ impl Target {
         (self.value)(results)
     }
 
-    /// The lowest and the highest ratio of one round: how far to trust the measured one.
+    /// The lowest and the highest ratio of any round, which show how far to trust the measured one.
     pub(crate) fn spread(&self, results: &Results) -> Option<(f64, f64)> {
-        let [of, against] = self.compared?.map(|key| results.rows.iter().find(|row| row.key == key));
-        let ratios = of?.rounds.iter().zip(&against?.rounds).map(|(of, against)| of / against);
-        ratios.map(|ratio| (ratio, ratio)).reduce(|(low, high), (ratio, _)| (low.min(ratio), high.max(ratio)))
+        let [of, against] = self
+            .compared?
+            .map(|key| results.rows.iter().find(|row| row.key == key));
+        let ratios = of?
+            .rounds
+            .iter()
+            .zip(&against?.rounds)
+            .map(|(of, against)| of / against);
+        ratios
+            .map(|ratio| (ratio, ratio))
+            .reduce(|(low, high), (ratio, _)| (low.min(ratio), high.max(ratio)))
     }
 }
 
@@ -71,9 +101,13 @@ mod tests {
 
     #[test]
     fn a_ratio_needs_both_sides() {
-        let (ours, raw) = (Key::uncontended(Subject::Ours, 1), Key::uncontended(Subject::Raw, 1));
+        let ours = Key::uncontended(Subject::Ours, 1);
+        let raw = Key::uncontended(Subject::Raw, 1);
         let target = Target::ratio("x", Bound::AtLeast(0.95), ours, raw);
-        let mut results = Results { rows: vec![row(ours)], ..Results::default() };
+        let mut results = Results {
+            rows: vec![row(ours)],
+            ..Results::default()
+        };
         assert_eq!(target.measured(&results), None);
         results.rows.push(row(raw));
         results.rows[1].figures.cycles_per_s *= 2.0;

@@ -6,7 +6,7 @@ use crate::{
     subjects::{Client, Contender, etcd_raw},
 };
 
-/// Others who write to keys of their own: the load beside what is measured.
+/// Clients that write to keys of their own, as the load beside the measurement.
 pub(crate) struct Writers(Etcd);
 
 pub(crate) struct Writer {
@@ -22,7 +22,10 @@ impl Client for Writers {
     }
 
     async fn contender(&self, name: &str) -> Result<Writer> {
-        Ok(Writer { kv: self.0.kv_client(), key: name.to_owned() })
+        Ok(Writer {
+            kv: self.0.kv_client(),
+            key: name.to_owned(),
+        })
     }
 
     async fn close(self) {}
@@ -32,7 +35,10 @@ impl Contender for Writer {
     type Held = ();
 
     async fn acquire(&self) -> Result<()> {
-        self.kv.clone().put(self.key.as_str(), "written by others", None).await?;
+        self.kv
+            .clone()
+            .put(self.key.as_str(), "written by others", None)
+            .await?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::{
 
 type Map = LockableHashMap<String, ()>;
 
-/// The crate lockable: a keyed lock that forgets names which nobody uses.
+/// The crate lockable: a keyed lock that forgets names that nobody uses.
 pub(crate) struct LockableMap(Arc<Map>);
 
 pub(crate) struct LockableContender {
@@ -26,7 +26,10 @@ impl Client for LockableMap {
     }
 
     async fn contender(&self, name: &str) -> Result<LockableContender> {
-        Ok(LockableContender { map: Arc::clone(&self.0), name: name.to_owned() })
+        Ok(LockableContender {
+            map: Arc::clone(&self.0),
+            name: name.to_owned(),
+        })
     }
 
     async fn close(self) {}
@@ -36,7 +39,11 @@ impl Contender for LockableContender {
     type Held = <Map as Lockable<String, ()>>::OwnedGuard;
 
     async fn acquire(&self) -> Result<Self::Held> {
-        match self.map.async_lock_owned(self.name.clone(), AsyncLimit::no_limit()).await {
+        match self
+            .map
+            .async_lock_owned(self.name.clone(), AsyncLimit::no_limit())
+            .await
+        {
             Ok(held) => Ok(held),
             Err(never) => match never {},
         }

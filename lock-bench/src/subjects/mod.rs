@@ -1,4 +1,4 @@
-//! Who is measured.
+//! Subjects of the measurements.
 
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd_raw;
@@ -6,6 +6,8 @@ pub(crate) mod etcd_raw;
 pub(crate) mod etcd_writers;
 #[cfg(feature = "etcd")]
 pub(crate) mod go_mutex;
+#[cfg(feature = "layers")]
+pub(crate) mod layered;
 #[cfg(feature = "mem")]
 pub(crate) mod lockable;
 pub(crate) mod ours;
@@ -24,14 +26,15 @@ pub(crate) trait Client: Sized + Send + Sync + 'static {
 
     fn connect(job: &Job) -> impl Future<Output = Result<Self>> + Send;
 
-    /// Somebody who wants this lock.
+    /// Makes a contender for this lock.
     fn contender(&self, name: &str) -> impl Future<Output = Result<Self::Contender>> + Send;
 
     /// Leaves nothing behind in the store.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Somebody who wants one lock again and again. Static dispatch: what it costs to measure must not hide what is measured.
+/// A contender that wants one lock again and again. Uses static dispatch, because the cost of
+/// measuring must not hide the thing that is measured.
 pub(crate) trait Contender: Send + Sync + 'static {
     type Held: Send;
 
@@ -40,10 +43,17 @@ pub(crate) trait Contender: Send + Sync + 'static {
     fn release(&self, held: Self::Held) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// The workers that this program has in itself.
+/// The workers that are built into this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum WorkerKind {
     Ours,
+    OursApart,
+    #[cfg(feature = "layers")]
+    Unlayered,
+    #[cfg(feature = "layers")]
+    Layered,
+    #[cfg(feature = "layers")]
+    LayeredListened,
     #[cfg(feature = "etcd")]
     EtcdRaw,
     #[cfg(feature = "etcd")]
@@ -61,6 +71,13 @@ pub(crate) enum WorkerKind {
 pub(crate) async fn serve(kind: WorkerKind, job: Job) -> Result<()> {
     match kind {
         WorkerKind::Ours => serve_as::<ours::Ours>(job).await,
+        WorkerKind::OursApart => serve_as::<ours::OursApart>(job).await,
+        #[cfg(feature = "layers")]
+        WorkerKind::Unlayered => serve_as::<layered::Unlayered>(job).await,
+        #[cfg(feature = "layers")]
+        WorkerKind::Layered => serve_as::<layered::Layered<false>>(job).await,
+        #[cfg(feature = "layers")]
+        WorkerKind::LayeredListened => serve_as::<layered::Layered<true>>(job).await,
         #[cfg(feature = "etcd")]
         WorkerKind::EtcdRaw => serve_as::<etcd_raw::EtcdRaw>(job).await,
         #[cfg(feature = "etcd")]

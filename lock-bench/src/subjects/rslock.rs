@@ -26,7 +26,10 @@ impl Client for Rslock {
     }
 
     async fn contender(&self, name: &str) -> Result<RslockContender> {
-        Ok(RslockContender { manager: self.0.clone(), name: name.to_owned() })
+        Ok(RslockContender {
+            manager: self.0.clone(),
+            name: name.to_owned(),
+        })
     }
 
     async fn close(self) {}
@@ -36,7 +39,10 @@ impl Contender for RslockContender {
     type Held = Lock;
 
     async fn acquire(&self) -> Result<Lock> {
-        Ok(self.manager.acquire_no_guard(self.name.as_str(), TTL).await?)
+        Ok(self
+            .manager
+            .acquire_no_guard(self.name.as_str(), TTL)
+            .await?)
     }
 
     async fn release(&self, held: Lock) -> Result<()> {

@@ -13,8 +13,8 @@ use crate::{
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// What one writes oneself: a map from names to mutexes. It never forgets a name, and offers neither a timeout, nor a
-/// token, nor a TTL.
+/// The map from names to mutexes that people write themselves. It never forgets a name, and has
+/// neither a timeout, nor a token, nor a TTL.
 #[derive(Clone, Default)]
 pub(crate) struct KeyedMutexes(Arc<Mutex<HashMap<String, Lock>>>);
 
@@ -41,7 +41,10 @@ impl Client for KeyedMutexes {
     }
 
     async fn contender(&self, name: &str) -> Result<KeyedContender> {
-        Ok(KeyedContender { mutexes: self.clone(), name: name.to_owned() })
+        Ok(KeyedContender {
+            mutexes: self.clone(),
+            name: name.to_owned(),
+        })
     }
 
     async fn close(self) {}

@@ -20,15 +20,28 @@ use crate::{
 const SUBJECTS: [crate::plan::Subject; 3] = [Ours, TokioMutex, Lockable];
 
 pub(crate) fn suite() -> Result<Suite> {
-    let workers = [(Ours, WorkerKind::Ours), (TokioMutex, WorkerKind::TokioMutex), (Lockable, WorkerKind::Lockable)];
-    let programs: Result<BTreeMap<_, _>> = workers.into_iter().map(|(subject, kind)| Ok((subject, cli::own_worker(kind)?))).collect();
+    let workers = [
+        (Ours, WorkerKind::Ours),
+        (TokioMutex, WorkerKind::TokioMutex),
+        (Lockable, WorkerKind::Lockable),
+    ];
+    let programs: Result<BTreeMap<_, _>> = workers
+        .into_iter()
+        .map(|(subject, kind)| Ok((subject, cli::own_worker(kind)?)))
+        .collect();
     Ok(Suite {
         name: "mem",
         store: Box::new(ProcessStore),
         programs: programs?,
         writers: None,
-        // A free lock takes less time than looking at the clock.
-        batch: |key| if key.scenario == Scenario::Uncontended { 64 } else { 1 },
+        // Taking a free lock takes less time than reading the clock.
+        batch: |key| {
+            if key.scenario == Scenario::Uncontended {
+                64
+            } else {
+                1
+            }
+        },
         share: |_| 0,
         relevant: |_, requests| requests,
         groups: groups(),
@@ -55,7 +68,9 @@ fn groups() -> Vec<Group> {
 
 fn targets() -> Vec<Target> {
     let passed = |what: &str, bound, figure: fn(&crate::passing::Passed) -> f64| {
-        Target::new(what, bound, move |results| results.passed.as_ref().map(figure))
+        Target::new(what, bound, move |results| {
+            results.passed.as_ref().map(figure)
+        })
     };
     vec![
         Target::ratio(
@@ -64,10 +79,16 @@ fn targets() -> Vec<Target> {
             Key::uncontended(Ours, 1),
             Key::uncontended(TokioMutex, 1),
         ),
-        passed("1,000,000 names locked once: bytes left per name", Bound::AtMost(1.0), |passed| passed.bytes_left_per_name),
-        passed("1,000,000 names locked once: time of the second half against the first", Bound::AtMost(1.2), |passed| {
-            passed.second_half_seconds / passed.first_half_seconds
-        }),
+        passed(
+            "1,000,000 names locked once: bytes left per name",
+            Bound::AtMost(1.0),
+            |passed| passed.bytes_left_per_name,
+        ),
+        passed(
+            "1,000,000 names locked once: time of the second half against the first",
+            Bound::AtMost(1.2),
+            |passed| passed.second_half_seconds / passed.first_half_seconds,
+        ),
     ]
 }
 

@@ -1,7 +1,9 @@
-//! What is measured against each kind of store.
+//! Measurements for each kind of store.
 
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+#[cfg(feature = "layers")]
+pub(crate) mod layers;
 #[cfg(feature = "mem")]
 pub(crate) mod mem;
 #[cfg(feature = "redis")]
@@ -25,16 +27,17 @@ use crate::{
 
 /// Everything that one run measures.
 pub(crate) struct Suite {
-    /// The name of its files.
+    /// Name of the result files.
     pub(crate) name: &'static str,
     pub(crate) store: Box<dyn Store>,
     pub(crate) programs: BTreeMap<Subject, Program>,
     pub(crate) writers: Option<Program>,
-    /// How many cycles to time together.
+    /// Number of cycles to time together.
     pub(crate) batch: fn(&Key) -> u64,
-    /// How many cycles each task does before it waits for the others; 0 if none waits for another.
+    /// Number of cycles that each task does before it waits for the others; 0 if none waits for
+    /// another.
     pub(crate) share: fn(&Key) -> u64,
-    /// Of all requests that the store received, those that the locks sent.
+    /// Picks, of all requests that the store received, those that the locks sent.
     pub(crate) relevant: fn(&Key, Requests) -> Requests,
     pub(crate) groups: Vec<Group>,
     pub(crate) holding: Option<HoldingPlan>,
@@ -42,7 +45,7 @@ pub(crate) struct Suite {
     pub(crate) idling: Option<IdlePlan>,
     pub(crate) targets: Vec<Target>,
     pub(crate) charts: Vec<Chart>,
-    /// What cannot be measured here, and why.
+    /// Subjects that cannot be measured here, each with the reason.
     pub(crate) left_out: Vec<String>,
 }
 
@@ -61,7 +64,11 @@ impl Suite {
         let passing = self.passing.filter(|_| options.selects("passed"));
         let idling = self.idling.filter(|_| options.selects("idle"));
         if groups.is_empty() && holding.is_none() && passing.is_none() && idling.is_none() {
-            return Err(format!("nothing has the text of --only in its name; there are: {}", self.titles()).into());
+            return Err(format!(
+                "nothing has the text of --only in its name; there are: {}",
+                self.titles()
+            )
+            .into());
         }
         let settings = options.settings();
         let steps = groups.iter().map(|group| group.runs.len()).sum::<usize>()
@@ -69,7 +76,8 @@ impl Suite {
             + passing.map_or(0, |_| PassingPlan::STEPS)
             + idling.map_or(0, |_| IdlePlan::STEPS);
         let progress = Progress::new(settings.rounds * steps);
-        let (store, programs) = (&*self.store, &self.programs);
+        let store = &*self.store;
+        let programs = &self.programs;
         let bench = Bench {
             store,
             programs,
@@ -93,15 +101,24 @@ impl Suite {
             results.idle = Some(idling.measure(store, settings.rounds, &progress).await?);
         }
         progress.finish();
-        results.rows.sort_by_key(|row| (row.key.scenario, row.key.processes, row.key.tasks, row.key.subject));
+        results.rows.sort_by_key(|row| {
+            (
+                row.key.scenario,
+                row.key.processes,
+                row.key.tasks,
+                row.key.subject,
+            )
+        });
         Ok(results)
     }
 
-    /// The groups that are asked for, with those subjects that are there.
+    /// The groups that were asked for, with the subjects that are available.
     fn selected(&self, options: &Options) -> Vec<Group> {
         let mut groups = self.groups.clone();
         for group in &mut groups {
-            group.runs.retain(|key| self.programs.contains_key(&key.subject));
+            group
+                .runs
+                .retain(|key| self.programs.contains_key(&key.subject));
         }
         groups.retain(|group| options.selects(&group.title) && !group.runs.is_empty());
         groups
@@ -120,7 +137,10 @@ impl Suite {
 
 impl Results {
     pub(crate) fn figures(&self, key: Key) -> Option<&Figures> {
-        self.rows.iter().find(|row| row.key == key).map(|row| &row.figures)
+        self.rows
+            .iter()
+            .find(|row| row.key == key)
+            .map(|row| &row.figures)
     }
 
     pub(crate) fn held(&self, names: usize) -> Option<&Held> {

@@ -5,27 +5,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where a client reads the time for its deadlines.
+/// Clock that a client reads for its deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Clock {
-    /// Keeps counting while the machine is suspended, as the store's clock does: `CLOCK_BOOTTIME` on Linux and
-    /// Android, the equivalent elsewhere. For every backend that talks to a server.
+    /// Keeps counting while the machine is suspended, as the store's clock does: `CLOCK_BOOTTIME`
+    /// on Linux and Android, the equivalent elsewhere. For every backend that talks to a server.
     Suspend,
     /// Tokio's clock, which tests can pause and advance. For in-memory backends.
     Tokio,
 }
 
-/// An instant on a [`Clock`], to the nanosecond, up to 584 years after the clock's origin; instants of different clocks do
-/// not compare.
+/// An instant on a [`Clock`], to the nanosecond, up to 584 years after the clock's origin; instants
+/// of different clocks do not compare.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
-/// Puts tokio's instants, which may lie before the process's first look at the clock, safely above zero.
+/// Puts tokio's instants, which may lie before the process's first look at the clock, safely above
+/// zero.
 const TOKIO_ORIGIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Timers do not run while the machine is suspended: look at the clock at least this often, so that what passed
-/// during a suspend is noticed this soon after it.
+/// Timers do not run while the machine is suspended: look at the clock at least this often, so that
+/// an instant that passed during a suspend is noticed this soon after it.
 const RESUME_CHECK: Duration = Duration::from_secs(1);
 
 impl Clock {
@@ -79,7 +80,10 @@ fn suspend_aware_now() -> Duration {
 fn monotonic(clock: rustix::time::ClockId) -> Duration {
     let time = rustix::time::clock_gettime(clock);
     // Neither part is negative on a clock that counts from boot.
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }
 
 #[cfg(not(unix))]
@@ -114,7 +118,7 @@ impl Moment {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// Time from `earlier` to this instant; zero if this is before it.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -122,7 +126,10 @@ impl Moment {
 }
 
 const fn nanos(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(duration.subsec_nanos() as u64)
 }
 
 impl Add<Duration> for Moment {
@@ -155,17 +162,31 @@ mod tests {
     async fn tokio_clock_follows_paused_time() {
         let before = Clock::Tokio.now();
         tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(Clock::Tokio.now().saturating_since(before), Duration::from_secs(3600));
-        Clock::Tokio.sleep_until(before + Duration::from_secs(7200)).await;
-        assert_eq!(Clock::Tokio.now().saturating_since(before), Duration::from_secs(7200));
+        assert_eq!(
+            Clock::Tokio.now().saturating_since(before),
+            Duration::from_secs(3600)
+        );
+        Clock::Tokio
+            .sleep_until(before + Duration::from_secs(7200))
+            .await;
+        assert_eq!(
+            Clock::Tokio.now().saturating_since(before),
+            Duration::from_secs(7200)
+        );
     }
 
     #[test]
     fn instants_stay_within_their_range() {
         let last = Moment::from_origin(Duration::MAX);
         assert_eq!(last + Duration::from_secs(1), last);
-        assert_eq!(Moment::from_origin(Duration::ZERO) - Duration::MAX, Moment::from_origin(Duration::ZERO));
-        assert_eq!(Moment::from_origin(Duration::new(7, 9)).since_origin(), Duration::new(7, 9));
+        assert_eq!(
+            Moment::from_origin(Duration::ZERO) - Duration::MAX,
+            Moment::from_origin(Duration::ZERO)
+        );
+        assert_eq!(
+            Moment::from_origin(Duration::new(7, 9)).since_origin(),
+            Duration::new(7, 9)
+        );
     }
 
     #[test]

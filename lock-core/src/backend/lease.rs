@@ -1,52 +1,70 @@
 use std::{
     sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering, fence},
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
 
-use tokio_util::sync::CancellationToken;
-
 use crate::{
-    LossReason,
-    acquisition::Acquisition,
-    backend::{Clock, Holds, Moment},
+    AcquisitionStatus as _, LossReason,
+    backend::{Clock, GuardSet, Moment, Signal, stored_acquisition::StoredAcquisition},
+    sync::locked,
 };
 
-/// What keeps one or more guards valid: a deadline that renewals push out, and that is final once it has passed.
+/// Validity of one or more guards: a deadline that renewals push out, and that is final once it has
+/// passed.
 ///
-/// Reading the deadline late is as good as reading it in time: the first look after it latches the loss, so that no
-/// renewal whose reply arrives later revives a guard that may have been seen lost.
+/// Reading the deadline late is as good as reading it in time: the first look after it latches the
+/// loss, so that a renewal whose reply arrives later cannot revive a guard that may have been seen
+/// lost.
 #[derive(Debug)]
 pub struct Lease {
     clock: Clock,
-    /// Nanoseconds since the clock's origin, or the code of a [`LossReason`]: one word, so that a loss and an extension
-    /// cannot both win.
+    /// Nanoseconds since the clock's origin, or the code of a [`LossReason`]: one word, so that a
+    /// loss and an extension cannot both win.
     state: AtomicU64,
+    /// Number of renewals that were acknowledged.
+    renewals: AtomicU64,
     /// No renewal goes beyond this.
     cap: Option<Moment>,
     /// Made when somebody wants to be told, which is rare where locks are held briefly.
-    ended: OnceLock<CancellationToken>,
-    /// The first guard, and its client if there are more: who must hear of an end that nobody looks at.
-    guard: OnceLock<Weak<Acquisition>>,
-    client: OnceLock<Weak<Holds>>,
+    ended: OnceLock<Signal>,
+    guards: Mutex<Guards>,
+    /// An observer of one of the guards wants to hear of renewals.
+    observed: AtomicBool,
 }
 
-const REASONS: [LossReason; 4] = [LossReason::Expired, LossReason::Removed, LossReason::MaxHold, LossReason::Shutdown];
+/// Guards that must hear of an end that nobody looks at.
+#[derive(Clone, Debug)]
+enum Guards {
+    None,
+    One(Weak<StoredAcquisition>),
+    /// Those of this client.
+    Many(Weak<GuardSet>),
+}
+
+const REASONS: [LossReason; 4] = [
+    LossReason::Expired,
+    LossReason::Removed,
+    LossReason::MaxHold,
+    LossReason::Shutdown,
+];
 
 impl Lease {
-    /// A lease that is valid until `deadline`, and however often it is extended not beyond `cap`.
+    /// A lease that is valid until `deadline`, and never beyond `cap`, however often it is
+    /// extended.
     #[must_use]
     pub fn new(clock: Clock, deadline: Moment, cap: Option<Moment>) -> Arc<Self> {
         let deadline = cap.map_or(deadline, |cap| deadline.min(cap));
         Arc::new(Self {
             clock,
             state: AtomicU64::new(encode(deadline)),
+            renewals: AtomicU64::new(0),
             cap,
             ended: OnceLock::new(),
-            guard: OnceLock::new(),
-            client: OnceLock::new(),
+            guards: Mutex::new(Guards::None),
+            observed: AtomicBool::new(false),
         })
     }
 
@@ -56,7 +74,7 @@ impl Lease {
         self.clock
     }
 
-    /// What no renewal goes beyond.
+    /// Instant that no renewal goes beyond.
     pub(crate) fn cap(&self) -> Option<Moment> {
         self.cap
     }
@@ -74,15 +92,21 @@ impl Lease {
             if now < deadline {
                 return Ok(deadline);
             }
-            let reason = if self.cap.is_some_and(|cap| now >= cap) { LossReason::MaxHold } else { LossReason::Expired };
+            let reason = if self.cap.is_some_and(|cap| now >= cap) {
+                LossReason::MaxHold
+            } else {
+                LossReason::Expired
+            };
             self.end(word, reason);
         }
     }
 
-    /// How long until then; zero once it has ended.
+    /// Time until the deadline; zero once the lease has ended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.deadline().map_or(Duration::ZERO, |deadline| deadline.saturating_since(self.clock.now()))
+        self.deadline().map_or(Duration::ZERO, |deadline| {
+            deadline.saturating_since(self.clock.now())
+        })
     }
 
     /// Pushes the deadline out after a renewal was acknowledged; never pulls it in.
@@ -92,15 +116,30 @@ impl Lease {
     /// The reason if the lease had ended: the caller must not act as if it still held.
     pub fn extend(&self, deadline: Moment) -> Result<Moment, LossReason> {
         let target = self.cap.map_or(deadline, |cap| deadline.min(cap));
+        self.renewals.fetch_add(1, Ordering::Relaxed);
         loop {
             let current = self.deadline()?;
             if target <= current {
                 return Ok(current);
             }
-            if self.state.compare_exchange(encode(current), encode(target), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            if self
+                .state
+                .compare_exchange(
+                    encode(current),
+                    encode(target),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
+            {
                 return Ok(target);
             }
         }
+    }
+
+    /// Number of times that it was [extended](Self::extend), even if by nothing.
+    pub(crate) fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
     }
 
     /// Ends the lease for good, with all its guards. The first reason stays.
@@ -113,42 +152,78 @@ impl Lease {
         }
     }
 
-    /// Fires when the lease has been found ended; not by itself when the deadline passes unobserved.
+    /// Fires when the lease has been found ended; not by itself when the deadline passes
+    /// unobserved.
     #[must_use]
-    pub fn ended(&self) -> &CancellationToken {
-        let ended = self.ended.get_or_init(CancellationToken::new);
+    pub fn ended(&self) -> &Signal {
+        let ended = self.ended.get_or_init(Signal::new);
         // Either this sees the end, or the end sees the token: see `end`.
         fence(Ordering::SeqCst);
         if decode(self.state.load(Ordering::Acquire)).is_err() {
-            ended.cancel();
+            ended.fire();
         }
         ended
     }
 
-    /// A guard relies on this lease.
-    pub(super) fn keeps(&self, guard: &Arc<Acquisition>) {
-        if self.guard.set(Arc::downgrade(guard)).is_err() {
-            self.client.get_or_init(|| Arc::downgrade(&guard.registered.holds));
+    /// Adds a guard that relies on this lease.
+    pub(super) fn attach(&self, guard: &Arc<StoredAcquisition>) {
+        let mut guards = locked(&self.guards);
+        match *guards {
+            Guards::None => *guards = Guards::One(Arc::downgrade(guard)),
+            Guards::One(_) => *guards = Guards::Many(Arc::downgrade(&guard.registered.guards)),
+            Guards::Many(_) => {}
         }
     }
 
-    /// Has every guard find that the lease has ended. Not to be called with a lock that the drop of a guard takes.
+    /// Makes every guard find that the lease has ended. Must not be called while holding a lock
+    /// that the drop of a guard takes.
     pub(super) fn tell(self: &Arc<Self>) {
-        match self.client.get() {
-            Some(client) => client.upgrade().into_iter().for_each(|client| client.look(self)),
-            None => {
-                self.guard.get().and_then(Weak::upgrade).map(|guard| guard.status.state());
-            }
+        self.for_each_guard(&|guard| {
+            guard.status.state();
+        });
+    }
+
+    /// Asks for calls of [`tell_renewed`](Self::tell_renewed).
+    pub(super) fn set_observed(&self) {
+        self.observed.store(true, Ordering::Relaxed);
+    }
+
+    /// True if a guard's observer wants to hear of renewals.
+    pub(super) fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
+    }
+
+    /// Tells the observers of its guards of a renewal; to be called as [`tell`](Self::tell) is.
+    pub(super) fn tell_renewed(self: &Arc<Self>, margin: Duration) {
+        self.for_each_guard(&|guard| guard.status.tell_renewed(margin));
+    }
+
+    fn for_each_guard(self: &Arc<Self>, act: &dyn Fn(&StoredAcquisition)) {
+        // A guard that is dropped here takes locks of its own.
+        let guards = locked(&self.guards).clone();
+        match guards {
+            Guards::None => {}
+            Guards::One(guard) => guard.upgrade().iter().for_each(|guard| act(guard)),
+            Guards::Many(client) => client
+                .upgrade()
+                .iter()
+                .for_each(|client| client.for_each_of(self, act)),
         }
     }
 
     fn end(&self, word: u64, reason: LossReason) -> bool {
-        let code = REASONS.iter().position(|r| *r == reason).unwrap_or_default() as u64;
-        let ended = self.state.compare_exchange(word, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let code = REASONS
+            .iter()
+            .position(|r| *r == reason)
+            .unwrap_or_default() as u64;
+        let ended = self
+            .state
+            .compare_exchange(word, code, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
         if ended {
             fence(Ordering::SeqCst);
-            if let Some(token) = self.ended.get() {
-                token.cancel();
+            if let Some(signal) = self.ended.get() {
+                signal.fire();
             }
         }
         ended
@@ -175,7 +250,10 @@ mod tests {
 
     fn lease(cap: Option<Duration>) -> (Arc<Lease>, Moment) {
         let now = Clock::Tokio.now();
-        (Lease::new(Clock::Tokio, now + TTL, cap.map(|cap| now + cap)), now)
+        (
+            Lease::new(Clock::Tokio, now + TTL, cap.map(|cap| now + cap)),
+            now,
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,9 +262,9 @@ mod tests {
         tokio::time::advance(TTL - Duration::from_nanos(1)).await;
         assert_eq!(lease.deadline(), Ok(start + TTL));
         tokio::time::advance(Duration::from_nanos(1)).await;
-        assert!(!lease.ended().is_cancelled());
+        assert!(!lease.ended().has_fired());
         assert_eq!(lease.deadline(), Err(LossReason::Expired));
-        assert!(lease.ended().is_cancelled());
+        assert!(lease.ended().has_fired());
     }
 
     #[tokio::test(start_paused = true)]

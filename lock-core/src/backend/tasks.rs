@@ -14,47 +14,64 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     ErrorKind, LockError,
-    backend::home::{Home, HomeOptions, Removal, ended, ensure_runtime},
+    backend::{
+        Removal, RuntimeOptions,
+        runtime::{ClientRuntime, ended, ensure_runtime},
+    },
 };
 
-/// Where a client's background tasks run, and how many still do: so that none is without an owner.
+/// Owner of a client's background tasks: knows where they run and how many still do.
 ///
 /// Clones share the count.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    home: Option<Arc<Home>>,
+    home: Option<Arc<ClientRuntime>>,
     tracker: TaskTracker,
 }
 
 impl Tasks {
-    /// Tasks on the current runtime, or on a thread of their own. A backend with a connection makes this first when it connects:
-    /// its tasks then outlive a runtime that an application starts for a single call.
+    /// Tasks on the current runtime, or on a thread of their own. A backend with a connection makes
+    /// this first when it connects: its tasks then outlive a runtime that an application starts for
+    /// a single call.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] without a current runtime, or if no thread can be started.
-    pub fn start(options: HomeOptions) -> Result<Self, LockError> {
-        Ok(Self { home: Some(Home::new(options)?), ..Self::anywhere() })
+    pub fn start(options: RuntimeOptions) -> Result<Self, LockError> {
+        Ok(Self {
+            home: Some(ClientRuntime::new(options)?),
+            ..Self::anywhere()
+        })
     }
 
-    /// Tasks on the current runtime, or without one: they then run on the runtime that is current when they start.
+    /// Tasks on the current runtime, or without one: they then run on the runtime that is current
+    /// when they start.
     #[must_use]
     pub fn current() -> Self {
-        Self { home: Home::new(HomeOptions::default()).ok(), ..Self::anywhere() }
+        Self {
+            home: ClientRuntime::new(RuntimeOptions::default()).ok(),
+            ..Self::anywhere()
+        }
     }
 
-    /// Tasks on whichever runtime is current when they start. For backends without a connection.
+    /// Tasks on the runtime that is current when they start. For backends without a connection.
     #[must_use]
     pub fn anywhere() -> Self {
         let tracker = TaskTracker::new();
         tracker.close();
-        Self { home: None, tracker }
+        Self {
+            home: None,
+            tracker,
+        }
     }
 
     /// Tasks at the same place that are counted apart.
     #[must_use]
     pub fn apart(&self) -> Self {
-        Self { home: self.home.clone(), ..Self::anywhere() }
+        Self {
+            home: self.home.clone(),
+            ..Self::anywhere()
+        }
     }
 
     /// Starts a task. Never panics: without a runtime the future is dropped, and `None` returned.
@@ -65,8 +82,9 @@ impl Tasks {
         }
     }
 
-    /// Removes something in a task; see [`Removal`] for what becomes of it when the runtime ends. Never panics. Blocks only then,
-    /// and for no more than [`EXIT_LIMIT`](crate::backend::EXIT_LIMIT) in the life of the client.
+    /// Removes something in a task; see [`Removal`] for what becomes of it when the runtime ends.
+    /// Never panics. Blocks only then, and for no more than
+    /// [`EXIT_LIMIT`](crate::backend::EXIT_LIMIT) in the life of the client.
     pub fn remove(&self, removal: Arc<dyn Removal>) {
         match &self.home {
             Some(home) => home.remove(removal, &self.tracker),
@@ -74,33 +92,39 @@ impl Tasks {
         }
     }
 
-    /// What every operation checks first.
+    /// Checks that an operation may begin. Every operation calls this first.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] if the caller is not on a runtime, or that of the tasks has ended.
+    /// [`ErrorKind::Unavailable`] if the caller is not on a runtime, or that of the tasks has
+    /// ended.
     pub fn ensure_running(&self) -> Result<(), LockError> {
         ensure_runtime()?;
         self.home.as_ref().map_or(Ok(()), |home| home.ensure_runs())
     }
 
-    /// The same for what lets go: that goes on after the end of the runtime, unless it must not.
+    /// Checks the same for releases and clean-ups: they go on after the end of the runtime, unless
+    /// they must not.
     ///
     /// # Errors
     ///
     /// As [`ensure_running`](Self::ensure_running).
     pub fn ensure_removing(&self) -> Result<(), LockError> {
         ensure_runtime()?;
-        self.home.as_ref().map_or(Ok(()), |home| home.ensure_removes())
+        self.home
+            .as_ref()
+            .map_or(Ok(()), |home| home.ensure_removes())
     }
 
-    /// Whether the tasks' runtime has ended, and with it every connection that was made there.
+    /// Returns true if the tasks' runtime has ended, and with it every connection that was made
+    /// there.
     #[must_use]
     pub fn have_moved(&self) -> bool {
         self.home.as_ref().is_some_and(|home| home.has_ended())
     }
 
-    /// The error, or what is behind it: that the tasks' runtime has ended, or does not run.
+    /// Returns the error or, if the tasks' runtime is behind it, one that says that this has ended
+    /// or does not run, with the error as its cause.
     pub async fn explain(&self, error: LockError) -> LockError {
         match &self.home {
             Some(home) if error.kind() == ErrorKind::Unavailable => home.explain(error).await,
@@ -108,8 +132,9 @@ impl Tasks {
         }
     }
 
-    /// Waits until the tasks' runtime ends, or turns out not to run: what waits for its tasks would wait for ever. Never completes on
-    /// that runtime itself, nor if it has ended before.
+    /// Waits until the tasks' runtime ends, or turns out not to run: anything that waits for its
+    /// tasks would wait for ever. Never completes on that runtime itself, nor if it has ended
+    /// before.
     ///
     /// # Cancel safety
     ///
@@ -121,20 +146,28 @@ impl Tasks {
         }
     }
 
-    /// Runs a future here, and to its end even if the caller drops it on the way: it then goes on as a task.
+    /// Runs a future here, and to its end even if the caller drops it on the way: it then goes on
+    /// as a task.
     ///
-    /// For requests that cannot be taken back once they are sent. What the future returns in a task is dropped there,
-    /// so let the drop of its output undo it. On another runtime than the tasks' own it is a task from the beginning, for
-    /// timers and connections that it made there would end with that runtime.
+    /// For requests that cannot be taken back once they are sent. An output that the future returns
+    /// in a task is dropped there, so let the drop of the output undo it. On another runtime than
+    /// the tasks' own it is a task from the beginning, because timers and connections that it made
+    /// there would end with that runtime.
     ///
     /// # Errors
     ///
     /// Those of the future; [`ErrorKind::Unavailable`] if the tasks' runtime has ended.
-    pub fn finish<T: Send + 'static>(&self, future: impl Future<Output = Result<T, LockError>> + Send + 'static) -> Finish<T> {
-        Finish { run: Run::New(Box::pin(future)), tasks: self.clone() }
+    pub fn finish<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = Result<T, LockError>> + Send + 'static,
+    ) -> Finish<T> {
+        Finish {
+            run: Run::New(Box::pin(future)),
+            tasks: self.clone(),
+        }
     }
 
-    /// Where a task would start now.
+    /// Runtime on which a task would start now.
     pub(super) fn runtime(&self) -> Option<Id> {
         match &self.home {
             Some(home) => Some(home.runtime().id()),
@@ -146,7 +179,7 @@ impl Tasks {
         self.home.as_ref().is_none_or(|home| home.is_current())
     }
 
-    /// How many tasks have not ended.
+    /// Number of tasks that have not ended.
     #[must_use]
     pub fn running(&self) -> usize {
         self.tracker.len()
@@ -183,14 +216,20 @@ impl<T: Send> Future for Finish<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.run = match (std::mem::replace(&mut this.run, Run::Ended), &this.tasks.home) {
-            (Run::New(future), Some(home)) if !this.tasks.is_home() => Run::Task(this.tasks.tracker.spawn_on(future, home.runtime())),
+        this.run = match (
+            std::mem::replace(&mut this.run, Run::Ended),
+            &this.tasks.home,
+        ) {
+            (Run::New(future), Some(home)) if !this.tasks.is_home() => {
+                Run::Task(this.tasks.tracker.spawn_on(future, home.runtime()))
+            }
             (Run::New(future), _) => Run::Here(future),
             (run, _) => run,
         };
         let output = match &mut this.run {
             Run::Here(future) => std::task::ready!(future.as_mut().poll(cx)),
-            Run::Task(task) => std::task::ready!(Pin::new(task).poll(cx)).unwrap_or_else(|_| Err(ended().indeterminate())),
+            Run::Task(task) => std::task::ready!(Pin::new(task).poll(cx))
+                .unwrap_or_else(|_| Err(ended().indeterminate())),
             Run::New(_) | Run::Ended => return Poll::Pending,
         };
         this.run = Run::Ended;
@@ -200,7 +239,7 @@ impl<T: Send> Future for Finish<T> {
 
 impl<T: Send> Drop for Finish<T> {
     fn drop(&mut self) {
-        // What is a task already goes on by itself.
+        // A future that is a task already goes on by itself.
         if let Run::Here(future) = std::mem::replace(&mut self.run, Run::Ended) {
             self.tasks.spawn(async move { drop(future.await) });
         }
@@ -209,7 +248,9 @@ impl<T: Send> Drop for Finish<T> {
 
 impl<T: Send> fmt::Debug for Finish<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Finish").field("tasks", &self.tasks).finish_non_exhaustive()
+        f.debug_struct("Finish")
+            .field("tasks", &self.tasks)
+            .finish_non_exhaustive()
     }
 }
 
@@ -230,9 +271,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_dropped_future_goes_on_as_a_task() {
-        let (tasks, held) = (Tasks::current(), Arc::new(()));
+        let tasks = Tasks::current();
+        let held = Arc::new(());
         let finish = tasks.finish(slow(&held));
-        tokio::time::timeout(Duration::from_millis(10), finish).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(10), finish)
+            .await
+            .unwrap_err();
         assert_eq!((tasks.running(), Arc::strong_count(&held)), (1, 2));
         tasks.idle().await;
         assert_eq!(Arc::strong_count(&held), 1);
@@ -240,7 +284,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_was_not_begun_or_has_ended_needs_no_task() {
-        let (tasks, held) = (Tasks::current(), Arc::new(()));
+        let tasks = Tasks::current();
+        let held = Arc::new(());
         drop(tasks.finish(slow(&held)));
         tasks.finish(slow(&held)).await.unwrap();
         assert_eq!((tasks.running(), Arc::strong_count(&held)), (0, 1));
@@ -248,28 +293,49 @@ mod tests {
 
     #[test]
     fn on_a_runtime_that_ends_it_goes_on_where_it_belongs() {
-        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (home, short) = (runtime(), runtime());
-        let (tasks, held) = (home.block_on(async { Tasks::current() }), Arc::new(()));
+        let runtime = || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let home = runtime();
+        let short = runtime();
+        let tasks = home.block_on(async { Tasks::current() });
+        let held = Arc::new(());
         let pause = |held: Arc<()>| async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok(held)
         };
         let finish = tasks.finish(pause(Arc::clone(&held)));
-        short.block_on(async { tokio::time::timeout(Duration::from_millis(10), finish).await }).unwrap_err();
+        short
+            .block_on(async { tokio::time::timeout(Duration::from_millis(10), finish).await })
+            .unwrap_err();
         drop(short);
-        // What a task returns to nobody is dropped just after the task is counted as ended.
+        // An output that a task returns to nobody is dropped just after the task is counted as
+        // ended.
         let dropped = async {
             while Arc::strong_count(&held) > 1 {
                 tokio::task::yield_now().await;
             }
         };
-        home.block_on(async { tokio::time::timeout(Duration::from_secs(30), dropped).await }).unwrap();
+        home.block_on(async { tokio::time::timeout(Duration::from_secs(30), dropped).await })
+            .unwrap();
 
         let other = runtime();
-        assert!(other.block_on(tasks.finish(pause(Arc::clone(&held)))).is_ok());
+        assert!(
+            other
+                .block_on(tasks.finish(pause(Arc::clone(&held))))
+                .is_ok()
+        );
         drop(home);
-        assert!(other.block_on(tasks.finish(pause(Arc::clone(&held)))).is_err(), "its runtime has ended");
+        assert!(
+            other
+                .block_on(tasks.finish(pause(Arc::clone(&held))))
+                .is_err(),
+            "its runtime has ended"
+        );
         assert_eq!(Arc::strong_count(&held), 1);
     }
 }

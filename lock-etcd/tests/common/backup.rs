@@ -1,9 +1,9 @@
 use std::{path::Path, process::Command};
 
-use conformance_tests::servers::Server;
 use etcd_client::Client;
+use lock_conformance::servers::Server;
 
-/// What an operator does with the data of a server of the test's own.
+/// Backs up and restores the data of a server, as an operator does.
 pub(crate) struct Backups<'s>(pub(crate) &'s Server);
 
 impl Backups<'_> {
@@ -34,7 +34,28 @@ impl Backups<'_> {
 
     /// Saves a snapshot of the running server.
     pub(crate) fn snapshot(&self) {
-        etcdctl(&["--endpoints", self.0.endpoint(), "snapshot", "save", &self.path("snapshot")]);
+        self.snapshot_with(&[]);
+    }
+
+    /// As [`snapshot`](Self::snapshot), by a user who may do so.
+    pub(crate) fn snapshot_by(&self, user: &str, password: &str) {
+        self.snapshot_with(&["--user", &format!("{user}:{password}")]);
+    }
+
+    fn snapshot_with(&self, options: &[&str]) {
+        etcdctl(
+            &[
+                &[
+                    "--endpoints",
+                    self.0.endpoint(),
+                    "snapshot",
+                    "save",
+                    &self.path("snapshot"),
+                ],
+                options,
+            ]
+            .concat(),
+        );
     }
 
     /// Starts the server again with what the snapshot holds, as a cluster of this token.
@@ -43,14 +64,30 @@ impl Backups<'_> {
         let peer = client.member_list().await.unwrap().members()[0].peer_urls()[0].clone();
         self.clear();
         let directory = format!("--data-dir={}", self.path("etcd"));
-        let (cluster, advertised) = (format!("--initial-cluster=one={peer}"), format!("--initial-advertise-peer-urls={peer}"));
+        let cluster = format!("--initial-cluster=one={peer}");
+        let advertised = format!("--initial-advertise-peer-urls={peer}");
         let token = format!("--initial-cluster-token={token}");
-        etcdctl(&["snapshot", "restore", &self.path("snapshot"), "--name=one", &directory, &cluster, &advertised, &token]);
+        etcdctl(&[
+            "snapshot",
+            "restore",
+            &self.path("snapshot"),
+            "--name=one",
+            &directory,
+            &cluster,
+            &advertised,
+            &token,
+        ]);
         self.0.start().await.unwrap();
     }
 
     fn path(&self, name: &str) -> String {
-        self.0.directory().unwrap().join(name).to_str().unwrap().to_owned()
+        self.0
+            .directory()
+            .unwrap()
+            .join(name)
+            .to_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -62,7 +99,15 @@ fn etcdctl(arguments: &[&str]) {
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).env("ETCDCTL_API", "3").output().unwrap();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("ETCDCTL_API", "3")
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{} {arguments:?}: {text}", Path::new(program).display());
+    assert!(
+        output.status.success(),
+        "{} {arguments:?}: {text}",
+        Path::new(program).display()
+    );
 }

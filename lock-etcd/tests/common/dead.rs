@@ -17,7 +17,8 @@ impl DeadPort {
     }
 }
 
-/// A port whose queue of connections is full: new ones get no answer at all, as behind a network that drops packets.
+/// A port whose queue of connections is full: new ones get no answer at all, as behind a network
+/// that drops packets.
 pub(crate) struct FullPort {
     address: SocketAddr,
     _listener: TcpListener,
@@ -32,10 +33,19 @@ impl FullPort {
         let address = listener.local_addr().unwrap();
         let mut queued = Vec::new();
         // Loopback connections are there at once, unless the queue is full.
-        while let Ok(connected) = tokio::time::timeout(std::time::Duration::from_millis(300), TcpStream::connect(address)).await {
+        while let Ok(connected) = tokio::time::timeout(
+            std::time::Duration::from_millis(300),
+            TcpStream::connect(address),
+        )
+        .await
+        {
             queued.push(connected.unwrap());
         }
-        Self { address, _listener: listener, _queued: queued }
+        Self {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
     }
 
     pub(crate) fn endpoint(&self) -> String {

@@ -1,5 +1,9 @@
-//! What the tests against real servers share.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+//! Helpers that the tests against real servers share.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
 use std::{
@@ -8,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::servers::{self, EtcdOptions, Server, Skip, TcpProxy};
 use etcd_client::{Client, GetOptions, SortOrder, SortTarget};
-use lock_core::{AcquireOptions, DistributedLock, DistributedLockExt, LockError, LockGuard, LockName};
+use lock_conformance::servers::{self, EtcdOptions, Server, Skip, TcpProxy};
+use lock_core::{AcquireOptions, DistributedLockExt, LockError, LockGuard, LockName};
 use lock_etcd::{EtcdLock, EtcdLockBuilder};
 use tokio::task::JoinHandle;
 
@@ -78,8 +82,11 @@ impl Waiter {
     }
 
     pub(crate) fn start_with(locks: &EtcdLock, name: &str, options: AcquireOptions) -> Self {
-        let (locks, name) = (locks.clone(), self::name(name));
-        Self(tokio::spawn(async move { locks.acquire_with(&name, options).await }))
+        let locks = locks.clone();
+        let name = self::name(name);
+        Self(tokio::spawn(async move {
+            locks.acquire_with(&name, options).await
+        }))
     }
 
     pub(crate) fn is_pending(&self) -> bool {
@@ -131,10 +138,16 @@ impl Operator {
 
     /// All keys below a prefix, in the order of their creation.
     pub(crate) async fn below(&self, prefix: &str) -> Vec<Found> {
-        let options = GetOptions::new().with_prefix().with_keys_only().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_sort(SortTarget::Create, SortOrder::Ascend);
         let found = self.0.kv_client().get(prefix, Some(options)).await.unwrap();
-        let entry =
-            |kv: &etcd_client::KeyValue| Found { key: kv.key_str().unwrap().to_owned(), lease: kv.lease(), created: kv.create_revision() };
+        let entry = |kv: &etcd_client::KeyValue| Found {
+            key: kv.key_str().unwrap().to_owned(),
+            lease: kv.lease(),
+            created: kv.create_revision(),
+        };
         found.kvs().iter().map(entry).collect()
     }
 
@@ -143,7 +156,14 @@ impl Operator {
     }
 
     pub(crate) async fn has_lease(&self, id: i64) -> bool {
-        self.0.lease_client().leases().await.unwrap().leases().iter().any(|lease| lease.id() == id)
+        self.0
+            .lease_client()
+            .leases()
+            .await
+            .unwrap()
+            .leases()
+            .iter()
+            .any(|lease| lease.id() == id)
     }
 
     pub(crate) async fn revoke(&self, lease: i64) {
@@ -160,14 +180,20 @@ impl Operator {
 
     /// Waits until a lock has so many entries, its holder included.
     pub(crate) async fn until_entries(&self, name: &str, count: usize) {
-        until(&format!("{count} entries of {name}"), || async { self.entries(name).await.len() == count }).await;
+        until(&format!("{count} entries of {name}"), || async {
+            self.entries(name).await.len() == count
+        })
+        .await;
     }
 
-    /// Waits until nothing is left of a client's locks: neither entries, nor anything in the client beyond its session, which
-    /// goes as well when a request got no answer.
+    /// Waits until nothing is left of a client's locks: neither entries, nor anything in the client
+    /// beyond its session, which goes as well when a request got no answer.
     pub(crate) async fn until_clean(&self, name: &str, locks: &EtcdLock, baseline: usize) {
         self.until_entries(name, 0).await;
-        until("the client's baseline", || async { locks.residue() <= baseline }).await;
+        until("the client's baseline", || async {
+            locks.residue() <= baseline
+        })
+        .await;
     }
 }
 
@@ -180,7 +206,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: i
     }
 }
 
-/// What a future yields, if it does so promptly.
+/// Returns the output of a future that is ready promptly.
 pub(crate) async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PROMPT, future).await {
         Ok(output) => output,
@@ -190,5 +216,10 @@ pub(crate) async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
 
 /// Shows that a client still works: a cycle on a name of its own.
 pub(crate) async fn works(locks: &EtcdLock) {
-    promptly("an unrelated lock", locks.acquire("unrelated")).await.unwrap().release().await.unwrap();
+    promptly("an unrelated lock", locks.acquire("unrelated"))
+        .await
+        .unwrap()
+        .release()
+        .await
+        .unwrap();
 }

@@ -1,18 +1,23 @@
 //! A harness on a real etcd.
 #![allow(dead_code, reason = "each test target uses its part")]
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use conformance_tests::{
+use etcd_client::{Client, GetOptions, SortOrder, SortTarget};
+use lock_conformance::{
     BoxError, Harness, Start,
     servers::{self, EtcdOptions, Server, TcpProxy, Trouble},
 };
-use etcd_client::{Client, GetOptions, SortOrder, SortTarget};
 use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName};
 use lock_etcd::{EtcdLock, capabilities};
 
@@ -26,14 +31,22 @@ pub(crate) struct EtcdHarness {
     clients: Mutex<Vec<EtcdLock>>,
 }
 
-/// What the conformance runner starts.
+/// Servers that the conformance runner starts.
 pub(crate) async fn start(child_address: Option<String>) -> Result<Start, BoxError> {
     let harness = match child_address {
-        Some(endpoint) => EtcdHarness { endpoint, server: None, proxy: None, clients: Mutex::default() },
+        Some(endpoint) => EtcdHarness {
+            endpoint,
+            server: None,
+            proxy: None,
+            clients: Mutex::default(),
+        },
         None => match servers::etcd(EtcdOptions::new()) {
-            Ok(server) => {
-                EtcdHarness { endpoint: server.endpoint().to_owned(), server: Some(server), proxy: None, clients: Mutex::default() }
-            }
+            Ok(server) => EtcdHarness {
+                endpoint: server.endpoint().to_owned(),
+                server: Some(server),
+                proxy: None,
+                clients: Mutex::default(),
+            },
             Err(skip) => return Ok(Start::Skip(skip.to_string())),
         },
     };
@@ -41,39 +54,80 @@ pub(crate) async fn start(child_address: Option<String>) -> Result<Start, BoxErr
 }
 
 impl EtcdHarness {
-    /// A server of one's own behind a proxy of one's own; `None` where this machine has no etcd to start.
+    /// A server of one's own behind a proxy of one's own; `None` where this machine has no etcd to
+    /// start.
     pub(crate) async fn own() -> Result<Option<Self>, BoxError> {
-        let Ok(server) = servers::etcd(EtcdOptions::new().own()) else { return Ok(None) };
+        let Ok(server) = servers::etcd(EtcdOptions::new().own()) else {
+            return Ok(None);
+        };
         let proxy = TcpProxy::start(server.address()?).await?;
-        Ok(Some(Self { endpoint: proxy.address().to_string(), server: Some(server), proxy: Some(proxy), clients: Mutex::default() }))
+        Ok(Some(Self {
+            endpoint: proxy.address().to_string(),
+            server: Some(server),
+            proxy: Some(proxy),
+            clients: Mutex::default(),
+        }))
+    }
+
+    async fn connect_to(
+        &self,
+        endpoints: &[String],
+    ) -> Result<Arc<dyn DistributedLock>, LockError> {
+        let lock = EtcdLock::builder(endpoints).connect().await?;
+        self.clients.lock().unwrap().push(lock.clone());
+        Ok(Arc::new(lock))
     }
 
     pub(crate) fn server(&self) -> &Server {
-        self.server.as_ref().expect("only a parent process asks for it")
+        self.server
+            .as_ref()
+            .expect("only a parent process asks for it")
     }
 
     pub(crate) fn proxy(&self) -> &TcpProxy {
-        self.proxy.as_ref().expect("only a harness of one's own has a proxy")
+        self.proxy
+            .as_ref()
+            .expect("only a harness of one's own has a proxy")
     }
 
     pub(crate) async fn lock(&self) -> EtcdLock {
-        EtcdLock::builder([self.endpoint.as_str()]).connect().await.expect("the server is up")
+        EtcdLock::builder([self.endpoint.as_str()])
+            .connect()
+            .await
+            .expect("the server is up")
     }
 
     /// A client that no trouble of the proxy's reaches.
     pub(crate) async fn operator(&self) -> Client {
-        let endpoint = self.server.as_ref().map_or(self.endpoint.as_str(), Server::endpoint);
-        Client::connect([endpoint], None).await.expect("the server is up")
+        let endpoint = self
+            .server
+            .as_ref()
+            .map_or(self.endpoint.as_str(), Server::endpoint);
+        Client::connect([endpoint], None)
+            .await
+            .expect("the server is up")
     }
 
     /// The keys below a name, in the order of their creation.
     pub(crate) async fn keys(&self, name: &LockName) -> Result<Vec<String>, etcd_client::Error> {
-        let options = GetOptions::new().with_prefix().with_keys_only().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_sort(SortTarget::Create, SortOrder::Ascend);
         let prefix = format!("{name}/");
-        let found = self.operator().await.get(prefix.as_str(), Some(options)).await?;
-        let keys = found.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned());
+        let found = self
+            .operator()
+            .await
+            .get(prefix.as_str(), Some(options))
+            .await?;
+        let keys = found
+            .kvs()
+            .iter()
+            .map(|kv| String::from_utf8_lossy(kv.key()).into_owned());
         // Keys with a further slash belong to locks with longer names.
-        Ok(keys.filter(|key| !key[prefix.len()..].contains('/')).collect())
+        Ok(keys
+            .filter(|key| !key[prefix.len()..].contains('/'))
+            .collect())
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), LockError> {
@@ -96,9 +150,7 @@ impl Harness for EtcdHarness {
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
-        let lock = EtcdLock::builder([self.endpoint.as_str()]).connect().await?;
-        self.clients.lock().unwrap().push(lock.clone());
-        Ok(Arc::new(lock))
+        self.connect_to(std::slice::from_ref(&self.endpoint)).await
     }
 
     fn short_ttl(&self) -> Duration {
@@ -107,6 +159,18 @@ impl Harness for EtcdHarness {
 
     fn child_address(&self) -> Option<String> {
         Some(self.endpoint.clone())
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        vec![self.endpoint.clone()]
+    }
+
+    async fn connect_at(
+        &self,
+        addresses: &[SocketAddr],
+    ) -> Result<Option<Arc<dyn DistributedLock>>, LockError> {
+        let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        self.connect_to(&addresses).await.map(Some)
     }
 
     async fn isolated(&self) -> Result<Option<Arc<dyn Harness>>, LockError> {
@@ -137,7 +201,9 @@ impl Harness for EtcdHarness {
     }
 
     async fn delay_replies(&self, by: Duration) -> Result<bool, LockError> {
-        let Some(proxy) = &self.proxy else { return Ok(false) };
+        let Some(proxy) = &self.proxy else {
+            return Ok(false);
+        };
         proxy.set(Trouble::Delay(by));
         Ok(true)
     }

@@ -5,16 +5,19 @@ use lock_core::{Capabilities, Connector, DistributedLock, ErrorKind, LockError, 
 
 use crate::{
     connector,
-    quorum::{builder::RedisQuorumLockBuilder, capabilities::quorum_capabilities},
+    quorum::{capabilities::quorum_capabilities, config::RedisQuorumLockBuilder},
 };
 
-/// Opens `redis+quorum://[user[:password]@]host[:port],host[:port],host[:port][,...][/database][?key=value&...]` and, with TLS,
-/// `rediss+quorum://` URLs.
+/// Opens
+/// `redis+quorum://[user[:password]@]host[:port],host[:port],host[:port][,...][/database][?key=value&...]`
+/// and, with TLS, `rediss+quorum://` URLs.
 ///
-/// The hosts are independent servers, at least three, which [`RedisQuorumLock`](crate::RedisQuorumLock) asks for a majority. The
-/// parameters are those of [`RedisConnector`](crate::RedisConnector), but for `request_timeout`, the time that one server has to
-/// answer: its default is `200ms`; and for
-/// [`max_clock_offset`](crate::RedisQuorumLockBuilder::with_max_clock_offset), whose default is `0s`.
+/// The hosts are independent servers, at least three, which
+/// [`RedisQuorumLock`](crate::RedisQuorumLock) asks for a majority. The parameters are those of
+/// [`RedisConnector`](crate::RedisConnector), but for `request_timeout`, the time that one server
+/// has to answer: its default is `200ms`; and for
+/// [`max_clock_offset`](crate::RedisQuorumLockBuilder::with_max_clock_offset), whose default is
+/// `0s`.
 ///
 /// ```
 /// use lock_core::Registry;
@@ -32,24 +35,31 @@ impl Connector for RedisQuorumConnector {
         &["redis+quorum", "rediss+quorum"]
     }
 
-    fn capabilities(&self) -> Capabilities {
-        quorum_capabilities()
+    fn capabilities(&self, url: &LockUrl) -> Result<Capabilities, LockError> {
+        let builder = builder_of(url)?;
+        builder.check().map_err(LockError::in_url)?;
+        Ok(builder.each.validity().applied_to(quorum_capabilities()))
     }
 
     async fn connect(&self, url: &LockUrl) -> Result<Arc<dyn DistributedLock>, LockError> {
-        Ok(Arc::new(builder_of(url)?.connect().await?))
+        let connected = builder_of(url)?.connect().await;
+        Ok(Arc::new(connected.map_err(LockError::in_url)?))
     }
 }
 
-/// What a URL says.
+/// Settings that a URL gives.
 pub(crate) fn builder_of(url: &LockUrl) -> Result<RedisQuorumLockBuilder, LockError> {
-    url.check_params(&connector::PARAMS)?;
+    connector::check_params(url, &[])?;
     if url.endpoints().is_empty() {
-        return Err(LockError::new(ErrorKind::InvalidUrl, "the URL has no host; write redis+quorum://host:port,host:port,host:port"));
+        return Err(LockError::new(
+            ErrorKind::InvalidUrl,
+            "the URL has no host; write redis+quorum://host:port,host:port,host:port",
+        ));
     }
-    let mut builder = RedisQuorumLockBuilder::new().with_servers(connector::addresses(url, crate::builder::DEFAULT_PORT));
-    builder.settings = connector::settings(url, builder.settings)?;
-    builder.settings = connector::with_database(builder.settings, url.path())?;
+    let mut builder = RedisQuorumLockBuilder::new()
+        .with_servers(connector::addresses(url, crate::config::DEFAULT_PORT));
+    builder.each = connector::settings(url, builder.each)?;
+    builder.each = connector::with_database(builder.each, url.path())?;
     Ok(builder)
 }
 
@@ -63,19 +73,37 @@ mod tests {
 
     #[test]
     fn what_a_url_says_is_set() {
-        let shown = format!("{:?}", parse("redis+quorum://app:s3cret@a,b:1,c/7?ttl=15s&prefix=prod:").unwrap());
-        for part in ["\"a\", port: 6379", "\"b\", port: 1 ", "\"c\"", "database: 7", "\"app\"", "15s", "\"prod:\"", "200ms"] {
+        let shown = format!(
+            "{:?}",
+            parse("redis+quorum://app:s3cret@a,b:1,c/7?ttl=15s&namespace=prod:").unwrap()
+        );
+        for part in [
+            "\"a\", port: 6379",
+            "\"b\", port: 1 ",
+            "\"c\"",
+            "database: 7",
+            "\"app\"",
+            "15s",
+            "\"prod:\"",
+            "200ms",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains("s3cret"));
-        assert!(format!("{:?}", parse("redis+quorum://a,b,c?request_timeout=50ms").unwrap()).contains("50ms"));
+        assert!(
+            format!(
+                "{:?}",
+                parse("redis+quorum://a,b,c?request_timeout=50ms").unwrap()
+            )
+            .contains("50ms")
+        );
     }
 
     #[test]
     fn what_cannot_be_used_says_what_to_do() {
         for (url, hint) in [
             ("redis+quorum://", "no host"),
-            ("redis+quorum://a,b,c/prod", "?prefix="),
+            ("redis+quorum://a,b,c/prod", "?namespace="),
             ("redis+quorum://a,b,c?tll=1s", "known are"),
             ("redis+quorum://a,b,c?ca=/x", "rediss"),
         ] {

@@ -1,4 +1,4 @@
-/// How many of the independent servers must agree.
+/// The number of of the independent servers must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Majority {
     servers: usize,
@@ -26,16 +26,21 @@ impl Majority {
 
 /// The answers of the servers to a question that is yes or no.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Count {
     majority: Majority,
     yes: usize,
     no: usize,
     failed: usize,
 }
 
-impl Tally {
+impl Count {
     pub(crate) fn new(majority: Majority) -> Self {
-        Self { majority, yes: 0, no: 0, failed: 0 }
+        Self {
+            majority,
+            yes: 0,
+            no: 0,
+            failed: 0,
+        }
     }
 
     /// Takes one server's answer; `None` for a server that gave none.
@@ -47,7 +52,7 @@ impl Tally {
         }
     }
 
-    /// What holds whatever the others may say: a majority says yes, or none can.
+    /// Returns what holds whatever the others may say: a majority says yes, or none can.
     pub(crate) fn verdict(&self) -> Option<bool> {
         if self.yes >= self.majority.needed() {
             Some(true)
@@ -62,15 +67,17 @@ impl Tally {
         self.majority.servers() - self.yes - self.no - self.failed
     }
 
-    /// Whether all have answered, or will not.
+    /// Returns whether all have answered, or will not.
     pub(crate) fn is_all_in(&self) -> bool {
         self.open() == 0
     }
 
-    /// Whether no further answer can bring a verdict.
+    /// Returns whether no further answer can bring a verdict.
     pub(crate) fn is_complete(&self) -> bool {
         let open = self.open();
-        self.verdict().is_some() || (self.yes + open < self.majority.needed() && self.no + open < self.majority.blocking())
+        self.verdict().is_some()
+            || (self.yes + open < self.majority.needed()
+                && self.no + open < self.majority.blocking())
     }
 }
 
@@ -84,27 +91,38 @@ mod tests {
             let majority = Majority::of(servers);
             assert!(majority.needed() * 2 > servers);
             assert!(servers - majority.blocking() < majority.needed());
-            assert!(servers - (majority.blocking() - 1) >= majority.needed(), "fewer do not block");
+            assert!(
+                servers - (majority.blocking() - 1) >= majority.needed(),
+                "fewer do not block"
+            );
         }
     }
 
-    /// Every sequence of answers: a verdict is never taken back, and contradicts no possible majority.
+    /// Every sequence of answers: a verdict is never taken back, and contradicts no possible
+    /// majority.
     #[test]
     fn a_verdict_is_final() {
         for servers in 1..=6_u32 {
             for history in 0..3_u32.pow(servers) {
-                let (majority, mut last) = (Majority::of(servers as usize), None);
-                let mut tally = Tally::new(majority);
+                let majority = Majority::of(servers as usize);
+                let mut last = None;
+                let mut count = Count::new(majority);
                 for at in 0..servers {
-                    tally.count([Some(true), Some(false), None][(history / 3_u32.pow(at) % 3) as usize]);
+                    count.count(
+                        [Some(true), Some(false), None][(history / 3_u32.pow(at) % 3) as usize],
+                    );
                     if last.is_some() {
-                        assert_eq!(tally.verdict(), last);
+                        assert_eq!(count.verdict(), last);
                     }
-                    last = tally.verdict();
+                    last = count.verdict();
                     match last {
-                        Some(true) => assert!(tally.yes >= majority.needed() && tally.is_complete()),
-                        Some(false) => assert!(servers as usize - tally.no < majority.needed() && tally.is_complete()),
-                        None => assert!(tally.is_complete() || at + 1 < servers),
+                        Some(true) => {
+                            assert!(count.yes >= majority.needed() && count.is_complete());
+                        }
+                        Some(false) => assert!(
+                            servers as usize - count.no < majority.needed() && count.is_complete()
+                        ),
+                        None => assert!(count.is_complete() || at + 1 < servers),
                     }
                 }
             }

@@ -1,23 +1,23 @@
 //! Locks on a majority of independent servers.
 
-mod ballot;
-mod builder;
+mod acquire;
+mod attempt;
 mod capabilities;
+mod client;
+mod config;
 mod connector;
-mod core;
 mod entry;
+mod free_majority;
 mod holders;
-mod line;
-mod lock;
 mod majority;
-mod member;
 #[cfg(test)]
 mod model;
 mod renewal;
-mod sight;
-mod stake;
+mod round;
+mod server;
+mod waiter;
 
-pub use builder::RedisQuorumLockBuilder;
 pub use capabilities::quorum_capabilities;
+pub use client::RedisQuorumLock;
+pub use config::RedisQuorumLockBuilder;
 pub use connector::RedisQuorumConnector;
-pub use lock::RedisQuorumLock;

@@ -1,4 +1,5 @@
-//! Servers, clients and a network in which anything may be late or lost: checks what a [`Ballot`] decides.
+//! Servers, clients and a network in which anything may be late or lost: checks what a [`Round`]
+//! decides.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,7 +9,7 @@ use std::{
 use lock_core::backend::{Moment, deadline};
 use proptest::prelude::*;
 
-use super::ballot::{Ballot, Outcome, Step, Vote};
+use super::round::{Outcome, Round, Step, Vote};
 
 const TTL: Duration = Duration::from_millis(1000);
 const LIMIT: Duration = Duration::from_millis(100);
@@ -17,7 +18,7 @@ fn at(millis: u64) -> Moment {
     Moment::from_origin(Duration::from_millis(1_000_000 + millis))
 }
 
-/// What a server keeps, and what the scripts do to it.
+/// State of a server, and the changes that the scripts make to it.
 #[derive(Clone, Debug, Default)]
 struct Store {
     /// Owner, and when the lease ends.
@@ -29,7 +30,9 @@ struct Store {
 
 impl Store {
     fn holder(&self, now: u64) -> Option<usize> {
-        self.lock.filter(|(_, ends)| now < *ends).map(|(owner, _)| owner)
+        self.lock
+            .filter(|(_, ends)| now < *ends)
+            .map(|(owner, _)| owner)
     }
 
     /// The server's clock is as fast as the margin allows.
@@ -73,7 +76,7 @@ enum Message {
 /// One attempt; its place is its owner id.
 #[derive(Debug)]
 struct Attempt {
-    ballot: Ballot,
+    round: Round,
     floor: u64,
     ends: Moment,
     won: bool,
@@ -120,15 +123,27 @@ fn event() -> impl Strategy<Value = Event> {
 
 impl World {
     fn new(servers: usize) -> Self {
-        let (stores, attempts, network) = (vec![Store::default(); servers], Vec::new(), Vec::new());
-        Self { now: 0, stores, attempts, network, holder: None, wins: 0, write_back: true }
+        let stores = vec![Store::default(); servers];
+        let attempts = Vec::new();
+        let network = Vec::new();
+        Self {
+            now: 0,
+            stores,
+            attempts,
+            network,
+            holder: None,
+            wins: 0,
+            write_back: true,
+        }
     }
 
     fn happen(&mut self, event: &Event) -> Result<(), String> {
         let servers = self.stores.len();
         match *event {
             Event::Begin { floor } => self.begin(floor),
-            Event::Deliver(which) if !self.network.is_empty() => self.deliver(which % self.network.len()),
+            Event::Deliver(which) if !self.network.is_empty() => {
+                self.deliver(which % self.network.len());
+            }
             Event::Lose(which) if !self.network.is_empty() => {
                 let at = which % self.network.len();
                 self.network.remove(at);
@@ -143,33 +158,40 @@ impl World {
     }
 
     fn begin(&mut self, floor: u64) {
-        let (owner, servers) = (self.attempts.len(), self.stores.len());
+        let owner = self.attempts.len();
+        let servers = self.stores.len();
         let ends = deadline(at(self.now), TTL);
         self.attempts.push(Attempt {
-            ballot: Ballot::new(&vec![false; servers], at(self.now), TTL, LIMIT),
+            round: Round::new(&vec![false; servers], at(self.now), TTL, LIMIT),
             floor,
             ends,
             won: false,
             over: false,
         });
-        self.network.extend((0..servers).map(|server| (owner, server, Message::Acquire)));
+        self.network
+            .extend((0..servers).map(|server| (owner, server, Message::Acquire)));
     }
 
     /// Any message may be the next to arrive, except at a frozen server.
     fn deliver(&mut self, which: usize) {
         let (owner, server, message) = self.network[which];
-        let is_request = matches!(message, Message::Acquire | Message::Raise(_) | Message::Release);
+        let is_request = matches!(
+            message,
+            Message::Acquire | Message::Raise(_) | Message::Release
+        );
         if is_request && self.stores[server].frozen {
             return;
         }
         self.network.remove(which);
-        let (now, store, attempt) = (self.now, &mut self.stores[server], &mut self.attempts[owner]);
+        let now = self.now;
+        let store = &mut self.stores[server];
+        let attempt = &mut self.attempts[owner];
         let reply = match message {
             Message::Acquire => Message::Voted(store.acquire(now, owner, attempt.floor)),
             Message::Raise(token) => Message::Raised(store.raise(now, owner, token)),
             Message::Release => return store.release(now, owner),
-            Message::Voted(vote) => return attempt.ballot.voted(server, vote),
-            Message::Raised(held) => return attempt.ballot.raised(server, Some(held)),
+            Message::Voted(vote) => return attempt.round.voted(server, vote),
+            Message::Raised(held) => return attempt.round.raised(server, Some(held)),
         };
         self.network.push((owner, server, reply));
     }
@@ -179,22 +201,24 @@ impl World {
             self.holder = self.holder.map(|(_, _, token)| (owner, at(0), token));
         }
         self.attempts[owner].over = true;
-        self.network.extend((0..self.stores.len()).map(|server| (owner, server, Message::Release)));
+        self.network
+            .extend((0..self.stores.len()).map(|server| (owner, server, Message::Release)));
     }
 
     fn step(&mut self, owner: usize) -> Result<(), String> {
-        let (now, attempt) = (at(self.now), &mut self.attempts[owner]);
+        let now = at(self.now);
+        let attempt = &mut self.attempts[owner];
         if attempt.over || attempt.won {
             return Ok(());
         }
-        match attempt.ballot.step(now) {
+        match attempt.round.step(now) {
             Step::Wait(until) if until > now => Ok(()),
             Step::Wait(_) => Err("waits for the past".into()),
             Step::Raise { token, servers } => {
                 for server in servers {
                     match self.write_back {
                         true => self.network.push((owner, server, Message::Raise(token))),
-                        false => attempt.ballot.raised(server, Some(true)),
+                        false => attempt.round.raised(server, Some(true)),
                     }
                 }
                 self.step(owner)
@@ -208,10 +232,15 @@ impl World {
     }
 
     fn won(&mut self, owner: usize, token: u64) -> Result<(), String> {
-        let (now, ends) = (at(self.now), self.attempts[owner].ends);
+        let now = at(self.now);
+        let ends = self.attempts[owner].ends;
         match self.holder {
-            Some((holder, ends, _)) if now < ends => return Err(format!("{owner} won while {holder} holds")),
-            Some((holder, _, last)) if token <= last => return Err(format!("{owner} has {token} after {holder} had {last}")),
+            Some((holder, ends, _)) if now < ends => {
+                return Err(format!("{owner} won while {holder} holds"));
+            }
+            Some((holder, _, last)) if token <= last => {
+                return Err(format!("{owner} has {token} after {holder} had {last}"));
+            }
             _ => {}
         }
         if now >= ends {
@@ -226,7 +255,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever is late or lost: holders exclude each other, and each has a larger token than all before.
+    /// Whatever is late or lost: holders exclude each other, and each has a larger token than all
+    /// before.
     #[test]
     fn any_history_excludes_and_grows(servers in prop_oneof![Just(3_usize), Just(4), Just(5)], events in prop::collection::vec(event(), 0..160)) {
         let mut world = World::new(servers);
@@ -242,23 +272,35 @@ fn the_largest_of_a_majority_alone_does_not_grow() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let histories = prop::collection::vec(event(), 100..160);
-    let (mut found, mut wins) = (0, 0);
+    let mut found = 0;
+    let mut wins = 0;
     for _ in 0..600 {
         let events = histories.new_tree(&mut runner).unwrap().current();
-        let mut world = World { write_back: false, ..World::new(3) };
+        let mut world = World {
+            write_back: false,
+            ..World::new(3)
+        };
         let failed = events.iter().find_map(|event| world.happen(event).err());
         wins += world.wins;
-        assert!(failed.as_ref().is_none_or(|failed| failed.contains("after")), "{failed:?}");
+        assert!(
+            failed
+                .as_ref()
+                .is_none_or(|failed| failed.contains("after")),
+            "{failed:?}"
+        );
         found += usize::from(failed.is_some());
     }
-    assert!(found > 0 && wins > 200, "{found} flaws found in {wins} acquisitions");
+    assert!(
+        found > 0 && wins > 200,
+        "{found} flaws found in {wins} acquisitions"
+    );
 }
 
-/// What becomes of a request: it never arrives, its answer is lost, or both get through.
+/// Fate of a request: it never arrives, its answer is lost, or both get through.
 const FATES: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
 
-/// Every way in which one acquisition over three servers can go, then the same again, three times over: the tokens of those that
-/// were won grow, from any counters.
+/// Every way in which one acquisition over three servers can go, then the same again, three times
+/// over: the tokens of those that were won grow, from any counters.
 #[test]
 fn every_sequence_of_partial_acquisitions_grows() {
     let mut states = BTreeSet::new();
@@ -270,7 +312,10 @@ fn every_sequence_of_partial_acquisitions_grows() {
         for (counters, last) in states {
             for way in 0..729 {
                 let (counters, token) = acquire(counters, way);
-                assert!(token.is_none_or(|token| token > last), "{token:?} after {last}, {way}");
+                assert!(
+                    token.is_none_or(|token| token > last),
+                    "{token:?} after {last}, {way}"
+                );
                 next.insert(relative(counters, token.unwrap_or(last)));
             }
         }
@@ -282,20 +327,31 @@ fn every_sequence_of_partial_acquisitions_grows() {
 /// Only differences matter; what lags far behind is as good as what lags by four.
 fn relative(counters: [u64; 3], last: u64) -> ([u64; 3], u64) {
     let base = last.saturating_sub(4);
-    (counters.map(|counter| counter.saturating_sub(base)), last - base)
+    (
+        counters.map(|counter| counter.saturating_sub(base)),
+        last - base,
+    )
 }
 
 fn acquire(counters: [u64; 3], way: usize) -> ([u64; 3], Option<u64>) {
-    let (mut counters, fate) = (counters, |at: usize| FATES[way / 3_usize.pow(at as u32) % 3]);
-    let mut ballot = Ballot::new(&[false; 3], at(0), TTL, LIMIT);
+    let mut counters = counters;
+    let fate = |at: usize| FATES[way / 3_usize.pow(at as u32) % 3];
+    let mut round = Round::new(&[false; 3], at(0), TTL, LIMIT);
     for (server, counter) in counters.iter_mut().enumerate() {
         let (arrives, is_answered) = fate(server);
         *counter += u64::from(arrives);
-        ballot.voted(server, if is_answered { Vote::Granted(*counter) } else { Vote::Failed });
+        round.voted(
+            server,
+            if is_answered {
+                Vote::Granted(*counter)
+            } else {
+                Vote::Failed
+            },
+        );
     }
     loop {
-        match ballot.step(at(1)) {
-            Step::Wait(_) => ballot.silence(),
+        match round.step(at(1)) {
+            Step::Wait(_) => round.silence(),
             Step::Over(Outcome::Won(token)) => return (counters, Some(token)),
             Step::Over(_) => return (counters, None),
             Step::Raise { token, servers } => {
@@ -304,7 +360,7 @@ fn acquire(counters: [u64; 3], way: usize) -> ([u64; 3], Option<u64>) {
                     if arrives {
                         counters[server] = counters[server].max(token);
                     }
-                    ballot.raised(server, is_answered.then_some(true));
+                    round.raised(server, is_answered.then_some(true));
                 }
             }
         }

@@ -1,4 +1,4 @@
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
-if ARGV[2] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 'metadata', '') end
+redis.pcall('HDEL', KEYS[2], 'owner', 'since', 'metadata')
 return 1

@@ -7,7 +7,7 @@ use std::sync::{
 
 use lock_core::{DistributedLock, DistributedLockExt};
 
-/// What those who have the lock leave for the next one.
+/// Data that each holder leaves for the next one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contention(Arc<Shared>);
 
@@ -20,19 +20,24 @@ struct Shared {
 }
 
 impl Contention {
-    /// How many times the lock was held.
+    /// Number of times that the lock was held.
     pub(crate) fn count(&self) -> u64 {
         self.0.counter.load(SeqCst)
     }
 
-    /// How many have ended, or wait for nothing but the answer to a release.
+    /// Number that have ended, or wait for nothing but the answer to a release.
     pub(crate) fn resting(&self) -> usize {
         self.0.resting.load(SeqCst)
     }
 
     /// Takes the lock so many times.
     pub(crate) async fn contend(self, locks: impl DistributedLock, times: usize) {
-        let Shared { inside, last_token, counter, resting } = &*self.0;
+        let Shared {
+            inside,
+            last_token,
+            counter,
+            resting,
+        } = &*self.0;
         for left in (0..times).rev() {
             let guard = locks.acquire("a").await.unwrap();
             assert_eq!(inside.fetch_add(1, SeqCst), 0, "two inside");

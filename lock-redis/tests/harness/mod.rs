@@ -1,16 +1,23 @@
 //! The conformance suite's harness for Redis in whichever arrangement.
-#![allow(dead_code, unreachable_pub, reason = "every test target uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test target uses a part of it"
+)]
 
 use std::{
     collections::BTreeSet,
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use conformance_tests::{Harness, servers::Skip};
-use lock_core::{Capabilities, DistributedLock, ErrorKind, LockError, LockName, backend::locked};
+use lock_conformance::{Harness, servers::Skip, with_addresses};
+use lock_core::{
+    Capabilities, DistributedLock, ErrorKind, LockError, LockName, LockUrl, backend::locked,
+};
 use lock_redis::{RedisLock, RedisQuorumLock, capabilities, quorum_capabilities};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 
@@ -19,7 +26,7 @@ pub(crate) const PASSWORD: &str = "pa55-of-the-suite";
 /// Servers that keep locks, and the trouble that they can be put into.
 #[async_trait]
 pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
-    /// How clients connect.
+    /// The way in which clients connect.
     fn url(&self) -> String;
 
     /// An operator's connection to the server that keeps a key, which no trouble reaches.
@@ -48,8 +55,9 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     async fn restart(&self) -> Result<(), LockError>;
 }
 
-/// What is left to be done in the runtime when the servers have started.
-pub(crate) type Starting = futures_util::future::BoxFuture<'static, Result<Arc<dyn Store>, LockError>>;
+/// Work left to be done in the runtime when the servers have started.
+pub(crate) type Starting =
+    futures_util::future::BoxFuture<'static, Result<Arc<dyn Store>, LockError>>;
 
 /// A store that another process has started: good for connecting, and nothing else.
 #[derive(Debug)]
@@ -64,17 +72,37 @@ type Residue = Box<dyn Fn() -> usize + Send + Sync>;
 
 impl RedisHarness {
     pub(crate) fn on(store: Arc<dyn Store>) -> Self {
-        Self { store, residues: Mutex::default() }
+        Self {
+            store,
+            residues: Mutex::default(),
+        }
     }
 
     fn is_quorum(&self) -> bool {
         self.store.url().starts_with("redis+quorum")
     }
 
-    /// How far the servers' clocks may be apart unless said otherwise.
+    /// Default for how far the servers' clocks may be apart.
     fn clock_offset(&self) -> Duration {
-        let takes_over = ["+sentinel", "+cluster"].iter().any(|servers| self.store.url().contains(servers));
-        if takes_over { Duration::from_millis(500) } else { Duration::ZERO }
+        let takes_over = ["+sentinel", "+cluster"]
+            .iter()
+            .any(|servers| self.store.url().contains(servers));
+        if takes_over {
+            Duration::from_millis(500)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    async fn connect_to(&self, url: &str) -> Result<Arc<dyn DistributedLock>, LockError> {
+        if self.is_quorum() {
+            let locks = RedisQuorumLock::connect(url).await?;
+            self.count(Box::new(locks.residue()));
+            return Ok(Arc::new(locks));
+        }
+        let locks = RedisLock::connect(url).await?;
+        self.count(Box::new(locks.residue()));
+        Ok(Arc::new(locks))
     }
 
     fn count(&self, residue: Residue) {
@@ -92,13 +120,21 @@ pub(crate) fn trouble(error: impl Into<Box<dyn std::error::Error + Send + Sync>>
 
 /// A connection to one server.
 pub(crate) async fn operator_at(url: &str) -> Result<MultiplexedConnection, LockError> {
-    redis::Client::open(url).map_err(trouble)?.get_multiplexed_async_connection().await.map_err(trouble)
+    redis::Client::open(url)
+        .map_err(trouble)?
+        .get_multiplexed_async_connection()
+        .await
+        .map_err(trouble)
 }
 
 #[async_trait]
 impl Harness for RedisHarness {
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = if self.is_quorum() { quorum_capabilities() } else { capabilities() };
+        let mut capabilities = if self.is_quorum() {
+            quorum_capabilities()
+        } else {
+            capabilities()
+        };
         capabilities.ttl.min += self.clock_offset();
         capabilities
     }
@@ -109,23 +145,36 @@ impl Harness for RedisHarness {
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
-        if self.is_quorum() {
-            let locks = RedisQuorumLock::connect(&self.store.url()).await?;
-            self.count(Box::new(locks.residue()));
-            return Ok(Arc::new(locks));
-        }
-        let locks = RedisLock::connect(&self.store.url()).await?;
-        self.count(Box::new(locks.residue()));
-        Ok(Arc::new(locks))
+        self.connect_to(&self.store.url()).await
     }
 
     fn child_address(&self) -> Option<String> {
         Some(self.store.url())
     }
 
+    /// Sentinels and clusters tell their clients where to go, past any proxy.
+    fn addresses(&self) -> Vec<String> {
+        let url = self.store.url();
+        let is_direct = !url.contains("+sentinel") && !url.contains("+cluster");
+        let url: Option<LockUrl> = url.parse().ok().filter(|_| is_direct);
+        let endpoints = url.iter().flat_map(LockUrl::endpoints);
+        endpoints.map(|server| server.authority(6379)).collect()
+    }
+
+    async fn connect_at(
+        &self,
+        addresses: &[SocketAddr],
+    ) -> Result<Option<Arc<dyn DistributedLock>>, LockError> {
+        let url = with_addresses(&self.store.url(), addresses);
+        self.connect_to(&url).await.map(Some)
+    }
+
     async fn isolated(&self) -> Result<Option<Arc<dyn Harness>>, LockError> {
         let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || store.another()).await.map_err(trouble)? {
+        match tokio::task::spawn_blocking(move || store.another())
+            .await
+            .map_err(trouble)?
+        {
             Ok(starting) => Ok(Some(Arc::new(Self::on(starting.await?)))),
             Err(_) => Ok(None),
         }
@@ -156,7 +205,10 @@ impl Harness for RedisHarness {
     }
 
     fn secrets(&self) -> Vec<String> {
-        vec![PASSWORD.to_owned(), conformance_tests::servers::RedisSentinel::PASSWORD.to_owned()]
+        vec![
+            PASSWORD.to_owned(),
+            lock_conformance::servers::RedisSentinel::PASSWORD.to_owned(),
+        ]
     }
 
     async fn freeze(&self) -> Result<bool, LockError> {
@@ -178,7 +230,10 @@ impl Harness for RedisHarness {
 
 impl fmt::Debug for RedisHarness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisHarness").field("store", &self.store).field("residue", &self.residue()).finish()
+        f.debug_struct("RedisHarness")
+            .field("store", &self.store)
+            .field("residue", &self.residue())
+            .finish()
     }
 }
 

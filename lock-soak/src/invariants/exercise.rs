@@ -1,19 +1,28 @@
 use super::{Terms, Violation};
 use crate::history::History;
 
-/// In this many TTLs somebody holds a lock for longer than one of them.
+/// Within this many TTLs, somebody holds a lock for longer than one TTL.
 const RENEWED_WITHIN: u32 = 30;
-/// In this many, somebody does when it cannot be renewed.
+/// Within this many TTLs, somebody does so when the lock cannot be renewed.
 const LOST_WITHIN: u32 = 60;
 
-/// A run that is long enough has locks that were renewed past their first deadline, and others that were lost: else it shows nothing
-/// of either.
+/// A run that is long enough has locks that were renewed past their first deadline and locks that
+/// were lost: otherwise it proves nothing about either.
 pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
-    let (Some(first), Some(last)) = (history.events.first(), history.events.last()) else { return Ok(()) };
+    let (Some(first), Some(last)) = (history.events.first(), history.events.last()) else {
+        return Ok(());
+    };
     let length = last.at.since(first.at);
-    for (within, count, what) in [(RENEWED_WITHIN, history.renewed(), "renewed"), (LOST_WITHIN, history.lost(), "lost")] {
+    for (within, count, what) in [
+        (RENEWED_WITHIN, history.renewed(), "renewed"),
+        (LOST_WITHIN, history.lost(), "lost"),
+    ] {
         if count == 0 && length >= terms.ttls.usual() * within {
-            return Err(Violation::new(format!("no lock was {what} in {length:?}"), last.at, last.at));
+            return Err(Violation::new(
+                format!("no lock was {what} in {length:?}"),
+                last.at,
+                last.at,
+            ));
         }
     }
     Ok(())
@@ -28,20 +37,38 @@ mod tests {
     use crate::event::{Ask, Kind};
 
     fn held(millis: u64) -> Story {
-        Story::default().holds(0, 1, 1, 1).then(millis, 1, Kind::Held { ask: Ask(1), valid_until: at(millis + 10_000) })
+        Story::default().holds(0, 1, 1, 1).then(
+            millis,
+            1,
+            Kind::Held {
+                ask: Ask(1),
+                valid_until: at(millis + 10_000),
+            },
+        )
     }
 
     #[test]
     fn a_long_run_without_a_renewal_breaks() {
         held(9_000).asks(299_000, 1, 2).keeps(check);
-        held(9_000).asks(300_000, 1, 2).breaks(check, "no lock was renewed");
+        held(9_000)
+            .asks(300_000, 1, 2)
+            .breaks(check, "no lock was renewed");
         held(11_000).asks(300_000, 1, 2).keeps(check);
     }
 
     #[test]
     fn a_longer_one_without_a_loss_breaks() {
-        held(11_000).asks(600_000, 1, 2).breaks(check, "no lock was lost");
-        let lost = held(11_000).then(30_000, 1, Kind::Lost { ask: Ask(1), why: "Expired".into() });
+        held(11_000)
+            .asks(600_000, 1, 2)
+            .breaks(check, "no lock was lost");
+        let lost = held(11_000).then(
+            30_000,
+            1,
+            Kind::Lost {
+                ask: Ask(1),
+                why: "Expired".into(),
+            },
+        );
         lost.asks(600_000, 1, 2).keeps(check);
     }
 }

@@ -1,36 +1,52 @@
-use std::time::Duration;
-
-use super::{Terms, Violation};
+use super::{Terms, Violation, returns::noticed};
 use crate::{
     event::Kind,
     history::{History, Span},
 };
 
-/// Within which time a client learns that the store went back. What it was granted in between, by a store that it took for the old
-/// one, is then lost, too.
-const LEARNS: Duration = Duration::from_secs(10);
-
-/// A guard is lost only where its entry was removed, where the store went back behind it, or where for half of its last lease or more its process was stopped or the store
-/// without a majority: in the other half it could have been renewed.
+/// A guard is lost only where its entry was removed, where the store went back behind it, or where,
+/// for at least half of its last lease, its process was stopped or the store was without a
+/// majority: in the other half it could have been renewed.
 pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for event in &history.events {
-        let Kind::Lost { ask, why } = &event.kind else { continue };
-        let Some(attempt) = history.attempts.get(ask) else { continue };
-        let (ttl, grant) = (attempt.ttl, attempt.grant.as_ref());
-        let learns = |span: &Span| span.from <= event.at && event.at <= span.to.plus(LEARNS);
+        let Kind::Lost { ask, why } = &event.kind else {
+            continue;
+        };
+        let Some(attempt) = history.attempts.get(ask) else {
+            continue;
+        };
+        let ttl = attempt.ttl;
+        let grant = attempt.grant.as_ref();
+        // A lock is lost then, too, if it was granted in between by a store that the client took
+        // for the old one.
+        let learns = |span: &Span| {
+            span.from <= event.at && event.at <= noticed(history, event.process, *span)
+        };
         if history.returns.iter().any(learns) {
             continue;
         }
-        let taken = grant.map(|grant| [grant.removed, grant.undone.map(|span| span.from)]).into_iter().flatten().flatten();
+        let taken = grant
+            .map(|grant| [grant.removed, grant.undone.map(|span| span.from)])
+            .into_iter()
+            .flatten()
+            .flatten();
         if taken.min().is_some_and(|at| at <= event.at) {
             continue;
         }
-        // One that was stopped says so late; what was in its way after the deadline did not cost it the lease.
+        // A process that was stopped reports the loss late. An obstacle after the deadline did not
+        // cost it the lease.
         let end = grant.map_or(event.at, |grant| grant.deadline.min(event.at));
         let since = end.minus(ttl);
-        let impeded = history.impeded(event.process, Span { from: since, to: end });
+        let impeded = history.impeded(
+            event.process,
+            Span {
+                from: since,
+                to: end,
+            },
+        );
         if impeded < ttl / 2 {
-            let message = format!("{ask} of a live holder was lost: {why}; it was impeded for {impeded:?}");
+            let message =
+                format!("{ask} of a live holder was lost: {why}; it was impeded for {impeded:?}");
             return Err(Violation::new(message, since, event.at));
         }
     }
@@ -48,7 +64,14 @@ mod tests {
     use crate::event::{Ask, How, Kind};
 
     fn lost(story: Story, millis: u64) -> Story {
-        story.then(millis, 1, Kind::Lost { ask: Ask(1), why: "Expired".into() })
+        story.then(
+            millis,
+            1,
+            Kind::Lost {
+                ask: Ask(1),
+                why: "Expired".into(),
+            },
+        )
     }
 
     fn held() -> Story {
@@ -58,9 +81,12 @@ mod tests {
     #[test]
     fn a_loss_without_a_cause_breaks() {
         lost(held(), 9_000).breaks(check, "Expired");
-        // What happens to others is no excuse, and a single member is none.
+        // Others' misfortune is no excuse, and neither is the loss of a single member.
         lost(held().pause(2, 100, 8_000), 9_000).breaks(check, "live holder");
-        let member = Kind::FaultBegan { fault: "kill a member".into(), majority: false };
+        let member = Kind::FaultBegan {
+            fault: "kill a member".into(),
+            majority: false,
+        };
         lost(held().then(100, 0, member), 9_000).breaks(check, "live holder");
         let long_ago = Story::default().pause(1, 0, 10_000);
         lost(long_ago.holds(12_000, 1, 1, 1), 22_000).breaks(check, "live holder");
@@ -70,15 +96,23 @@ mod tests {
     fn a_long_pause_or_outage_is_a_cause() {
         lost(held().pause(1, 100, 11_000), 11_001).keeps(check);
         lost(held().outage(100, 5_100), 9_900).keeps(check);
-        // Together they last long enough; where they overlap, they do not.
+        // Together they last long enough; when they overlap, they do not.
         lost(held().outage(1_000, 4_000).pause(1, 6_000, 8_000), 10_000).keeps(check);
-        lost(held().outage(1_000, 4_000).pause(1, 3_000, 5_000), 10_000).breaks(check, "impeded for 4s");
+        lost(held().outage(1_000, 4_000).pause(1, 3_000, 5_000), 10_000)
+            .breaks(check, "impeded for 4s");
     }
 
     #[test]
     fn a_short_one_or_one_before_the_last_renewal_is_none() {
         lost(held().outage(100, 5_000), 9_900).breaks(check, "impeded for 4.9s");
-        let renewed = held().outage(100, 6_000).then(9_000, 1, Kind::Held { ask: Ask(1), valid_until: at(19_000) });
+        let renewed = held().outage(100, 6_000).then(
+            9_000,
+            1,
+            Kind::Held {
+                ask: Ask(1),
+                valid_until: at(19_000),
+            },
+        );
         lost(renewed, 19_000).breaks(check, "impeded for 0ns");
     }
 
@@ -92,9 +126,24 @@ mod tests {
     #[test]
     fn a_short_lease_is_lost_in_a_short_outage() {
         let short = |until| {
-            let asked = Kind::Asked { ask: Ask(1), register: 0, how: How::Wait, ttl: Duration::from_secs(2) };
-            let granted = Kind::Granted { ask: Ask(1), token: 1, valid_until: at(2_000) };
-            lost(Story::default().then(0, 1, asked).then(0, 1, granted).outage(100, until), 1_999)
+            let asked = Kind::Asked {
+                ask: Ask(1),
+                register: 0,
+                how: How::Wait,
+                ttl: Duration::from_secs(2),
+            };
+            let granted = Kind::Granted {
+                ask: Ask(1),
+                token: 1,
+                valid_until: at(2_000),
+            };
+            lost(
+                Story::default()
+                    .then(0, 1, asked)
+                    .then(0, 1, granted)
+                    .outage(100, until),
+                1_999,
+            )
         };
         short(1_100).keeps(check);
         short(1_000).breaks(check, "impeded for 900ms");
@@ -102,18 +151,25 @@ mod tests {
 
     #[test]
     fn a_store_that_does_not_answer_is_a_cause() {
-        let served = |story: Story, asked, millis| story.then(millis, 0, Kind::Served { asked: at(asked) });
+        let served =
+            |story: Story, asked, millis| story.then(millis, 0, Kind::Served { asked: at(asked) });
         lost(served(served(held(), 90, 100), 5_000, 5_200), 9_900).keeps(check);
-        lost((0..20).fold(held(), |story, step| served(story, step * 400, step * 400 + 1)), 9_900).breaks(check, "impeded for 0ns");
+        lost(
+            (0..20).fold(held(), |story, step| {
+                served(story, step * 400, step * 400 + 1)
+            }),
+            9_900,
+        )
+        .breaks(check, "impeded for 0ns");
     }
 
     #[test]
     fn a_store_that_goes_back_is_a_cause() {
         lost(held().goes_back(100, 200), 300).keeps(check);
         lost(held().goes_back(400, 500), 300).breaks(check, "live holder");
-        let granted_before_it_is_known = || Story::default().goes_back(1, 2).holds(10, 1, 1, 1);
-        lost(granted_before_it_is_known(), 10_002).keeps(check);
-        lost(granted_before_it_is_known(), 10_003).breaks(check, "live holder");
+        let granted_before_it_is_known = || Story::default().goes_back(1, 2).holds(3_000, 1, 1, 1);
+        lost(granted_before_it_is_known(), 12_002).keeps(check);
+        lost(granted_before_it_is_known(), 12_003).breaks(check, "live holder");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What must be true of every history, one property in each file.
+//! Properties that every history must have, one in each file.
 
 mod acquires_end;
 mod clean_store;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::{event::Instant, history::History, ttls::Ttls};
 
-/// How a history breaks a property, and where to look.
+/// A way in which a history breaks a property, and the place to look for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) message: String,
@@ -33,27 +33,33 @@ pub(crate) struct Violation {
 
 impl Violation {
     fn new(message: impl Into<String>, from: Instant, to: Instant) -> Self {
-        Self { message: message.into(), from: from.min(to), to: to.max(from) }
+        Self {
+            message: message.into(),
+            from: from.min(to),
+            to: to.max(from),
+        }
     }
 }
 
-/// A property: the first way in which a history breaks it.
+/// A property: returns the first way in which a history breaks it.
 pub(crate) type Check = fn(&History, &Terms) -> Result<(), Violation>;
 
-/// What the properties depend on.
+/// Facts that the properties depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) ttls: Ttls,
     pub(crate) clients: u32,
-    /// How long after its cause a call with a TTL may still fail.
-    pub(crate) patience: fn(Duration) -> Duration,
-    /// Whether a waiter of a store that is well has a free lock at once: no leases of the dead, no elections, no slow looks.
+    /// Time after the cause of an error for which a call with a TTL may still fail.
+    pub(crate) wait_limit: fn(Duration) -> Duration,
+    /// True if a waiter of a store that is well has a free lock at once: no leases of dead clients,
+    /// no elections, no slow polls.
     pub(crate) prompt: bool,
-    /// Whether a store that went back forgets tokens that it has handed out, so that no guard of before counts any more.
+    /// True if a store that went back forgets tokens that it has handed out, so that no guard from
+    /// before counts any more.
     pub(crate) forgets_tokens: bool,
 }
 
-/// All properties by name.
+/// All properties, by name.
 pub(crate) const ALL: &[(&str, Check)] = &[
     ("no increment is lost", increments::check),
     ("no two validity intervals overlap", exclusion::check),
@@ -67,7 +73,10 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("no guard outlives its entry in the store", entries::check),
     ("what nobody got does not stay in the store", orphans::check),
     ("the removal of an entry is noticed", removals::check),
-    ("who holds a lock learns that the store went back", returns::check),
+    (
+        "who holds a lock learns that the store went back",
+        returns::check,
+    ),
     ("workers come to a good end", workers_end::check),
     ("nothing is left in the store", clean_store::check),
     ("locks were renewed and lost", exercise::check),

@@ -3,21 +3,47 @@ use std::time::Duration;
 use super::{Terms, Violation};
 use crate::history::{History, Span};
 
-/// Within which time a holder knows that an operator has removed its entry: half of the time that its next renewal may be off.
+/// Time within which a holder knows that an operator has removed its entry: half of the time by
+/// which its next renewal may be off.
 pub(super) fn noticed_within(ttl: Duration) -> Duration {
     ttl / 6
 }
 
-/// Whose entry is removed is told soon, and not by its next renewal, unless it is stopped or the store does not answer.
+/// The holder of a removed entry is told soon, and not only by its next renewal, unless it is
+/// stopped or the store does not answer.
 pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
     for attempt in history.attempts.values() {
         let limit = noticed_within(attempt.ttl);
-        let Some((grant, removed)) = attempt.grant.as_ref().and_then(|grant| Some((grant, grant.removed?))) else { continue };
+        let Some((grant, removed)) = attempt
+            .grant
+            .as_ref()
+            .and_then(|grant| Some((grant, grant.removed?)))
+        else {
+            continue;
+        };
         let latest = removed.plus(limit);
-        let noticed = [grant.lost, grant.ending].into_iter().flatten().any(|at| at <= latest);
-        let killed = history.killed.get(&attempt.process).is_some_and(|at| *at <= latest);
-        if !noticed && !killed && !history.excused(attempt.process, Span { from: removed, to: latest }) {
-            let message = format!("{} did not notice within {limit:?} that its entry was removed", attempt.ask);
+        let noticed = [grant.lost, grant.ending]
+            .into_iter()
+            .flatten()
+            .any(|at| at <= latest);
+        let killed = history
+            .killed
+            .get(&attempt.process)
+            .is_some_and(|at| *at <= latest);
+        if !noticed
+            && !killed
+            && !history.excused(
+                attempt.process,
+                Span {
+                    from: removed,
+                    to: latest,
+                },
+            )
+        {
+            let message = format!(
+                "{} did not notice within {limit:?} that its entry was removed",
+                attempt.ask
+            );
             return Err(Violation::new(message, removed, latest));
         }
     }
@@ -34,7 +60,14 @@ mod tests {
     }
 
     fn lost(story: Story, millis: u64) -> Story {
-        story.then(millis, 1, Kind::Lost { ask: Ask(1), why: "Removed".into() })
+        story.then(
+            millis,
+            1,
+            Kind::Lost {
+                ask: Ask(1),
+                why: "Removed".into(),
+            },
+        )
     }
 
     #[test]
@@ -49,7 +82,11 @@ mod tests {
     fn who_cannot_be_told_is_excused() {
         removed().pause(1, 150, 5_000).keeps(check);
         removed().outage(150, 5_000).keeps(check);
-        removed().then(150, 0, Kind::Killed { process: 1 }).keeps(check);
-        removed().pause(2, 150, 5_000).breaks(check, "did not notice");
+        removed()
+            .then(150, 0, Kind::Killed { process: 1 })
+            .keeps(check);
+        removed()
+            .pause(2, 150, 5_000)
+            .breaks(check, "did not notice");
     }
 }

@@ -2,30 +2,51 @@ use std::collections::BTreeMap;
 
 use super::{Terms, Violation};
 use crate::{
-    event::{How, Instant},
-    history::{Attempt, History, Span},
+    event::How,
+    history::{History, Span, rest},
 };
 
-/// How often, for each client that may compete, others are granted a lock before one who is told of each release: of `n` that are equal
-/// one loses `15 n` times in a row once in three millions.
+/// Number of grants to others, for each client that may compete, before a waiter that is told of
+/// each release must get the lock: of `n` equal clients one loses `15 n` times in a row once in
+/// three million cases.
 const MOST: usize = 15;
 
-/// Where waiters are told, and all has been well for a while, others do not get the lock again and again before one who waits:
-/// that would be who comes when the lock happens to be free, while the one who waits knows nothing of it.
+/// A waiter that is told of releases is not passed over again and again, once all has been well for
+/// a while. If it were, the lock would go to whoever comes when it happens to be free, while the
+/// waiter knows nothing of it.
 pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     if !terms.prompt {
         return Ok(());
     }
     let most = MOST * terms.clients as usize;
     let by_register = history.by_register();
-    let unrest: BTreeMap<_, _> = by_register.keys().map(|register| (*register, history.unrest(*register))).collect();
-    for waiter in history.attempts.values().filter(|attempt| attempt.how == How::Wait) {
-        let all = by_register.get(&waiter.register).map_or(&[][..], Vec::as_slice);
-        for span in quiet_parts(waiter, unrest.get(&waiter.register).map_or(&[], Vec::as_slice)) {
+    let unrest: BTreeMap<_, _> = by_register
+        .keys()
+        .map(|register| (*register, history.unrest(*register)))
+        .collect();
+    for waiter in history
+        .attempts
+        .values()
+        .filter(|attempt| attempt.how == How::Wait)
+    {
+        let all = by_register
+            .get(&waiter.register)
+            .map_or(&[][..], Vec::as_slice);
+        let waited = Span {
+            from: waiter.asked,
+            to: waiter.answered.unwrap_or(waiter.asked),
+        };
+        for span in rest(
+            waited,
+            unrest.get(&waiter.register).map_or(&[], Vec::as_slice),
+        ) {
             let from = all.partition_point(|(_, grant)| grant.at <= span.from);
             let passed = all[from..].partition_point(|(_, grant)| grant.at < span.to);
             if passed > most {
-                let message = format!("{} waited for lock {} while others got it {passed} times", waiter.ask, waiter.register);
+                let message = format!(
+                    "{} waited for lock {} while others got it {passed} times",
+                    waiter.ask, waiter.register
+                );
                 return Err(Violation::new(message, span.from, span.to));
             }
         }
@@ -33,32 +54,19 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     Ok(())
 }
 
-/// When it waited and all was well.
-fn quiet_parts(waiter: &Attempt, unrest: &[Span]) -> Vec<Span> {
-    let end = waiter.answered.unwrap_or(waiter.asked);
-    let mut from = waiter.asked;
-    let mut parts = Vec::new();
-    let last = Span { from: Instant(u64::MAX), to: Instant(u64::MAX) };
-    for trouble in unrest.iter().chain([&last]) {
-        let to = trouble.from.min(end);
-        if from < to {
-            parts.push(Span { from, to });
-        }
-        from = from.max(trouble.to);
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::story::Story, check};
     use crate::event::{Ask, Kind};
 
-    /// One waits from 1 ms on, while another gets the lock so many times, once a millisecond.
+    /// One client waits from 1 ms on, while another gets the lock `times` times, once a
+    /// millisecond.
     fn passed_over(mut story: Story, times: u64) -> Story {
         story = story.asks(1, 2, 9_999);
         for turn in 2..2 + times {
-            story = story.holds(turn * 2, 1, turn, turn).releases(turn * 2, 1, turn);
+            story = story
+                .holds(turn * 2, 1, turn, turn)
+                .releases(turn * 2, 1, turn);
         }
         story.then(5_000, 2, Kind::TimedOut { ask: Ask(9_999) })
     }
@@ -66,14 +74,23 @@ mod tests {
     #[test]
     fn who_is_passed_over_again_and_again_was_not_told() {
         passed_over(Story::default(), 120).prompt().keeps(check);
-        passed_over(Story::default(), 121).prompt().breaks(check, "#0.9999 waited for lock 0 while others got it 121 times");
+        passed_over(Story::default(), 121).prompt().breaks(
+            check,
+            "#0.9999 waited for lock 0 while others got it 121 times",
+        );
         passed_over(Story::default(), 121).keeps(check);
     }
 
     #[test]
     fn only_what_happens_while_all_is_well_counts() {
-        passed_over(Story::default().outage(0, 1), 160).prompt().keeps(check);
-        passed_over(Story::default().outage(200, 201), 160).prompt().keeps(check);
-        passed_over(Story::default().outage(400, 401), 200).prompt().breaks(check, "others got it");
+        passed_over(Story::default().outage(0, 1), 160)
+            .prompt()
+            .keeps(check);
+        passed_over(Story::default().outage(200, 201), 160)
+            .prompt()
+            .keeps(check);
+        passed_over(Story::default().outage(400, 401), 200)
+            .prompt()
+            .breaks(check, "others got it");
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conformance_tests::servers::{self, RedisOptions, Server, TcpProxy, Trouble};
+use lock_conformance::servers::{self, RedisOptions, Server, TcpProxy, Trouble};
 use redis::{Client, Cmd, aio::MultiplexedConnection};
 use tokio::sync::Mutex;
 
@@ -11,56 +11,64 @@ use crate::{
     schedule::{Act, Cut, Removal, Return, Side},
 };
 
-/// One Redis server on this machine that has every write on disk before its reply; clients reach it through a proxy.
+/// One Redis server on this machine that has every write on disk before its reply. Clients reach it
+/// through a proxy.
 #[derive(Debug)]
 pub(super) struct Redis {
     server: Server,
     proxy: TcpProxy,
-    /// Over which the entries are looked at.
+    /// The connection over which the entries are read.
     look: Mutex<Option<MultiplexedConnection>>,
 }
 
-/// Separates a lock's key from what makes the key of its counter.
+/// Separates a lock's key from the suffix that makes the key of its counter.
 const SEPARATOR: u8 = 0x1f;
-/// How long a counter outlives the last use of its lock.
-const COUNTER_TTL: Duration = Duration::from_secs(24 * 3600);
-/// For a server that reads its data again after it was killed.
+/// Longest time for which a counter outlives the last use of its lock: ten minutes and the TTL.
+const COUNTER_TTL: Duration = Duration::from_secs(15 * 60);
+/// Limit for a server that reads its data again after a kill.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
-/// How long after its cause a call may still fail: one request that times out, sent at the last moment, and a connection that has to
-/// be made.
+/// Time after the cause of an error for which a call may still fail: one request that times out,
+/// sent at the last moment, and a connection that has to be made.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So long that only what the server reports, or the end of a lease, wakes a waiter.
+/// Long enough that only a report of the server, or the end of a lease, wakes a waiter.
 const POLL: Duration = Duration::from_secs(60);
-/// What clients that came to a good end have given back is gone then.
+/// Time after which everything is gone that clients have given back which ended well.
 const GONE: Duration = Duration::from_millis(500);
-/// Of the clients.
+/// The user of the clients.
 const USER: &str = "soak";
 const PASSWORD: &str = "pw-s0ak";
-/// Where the server keeps its data, and where a copy of it is.
+/// Directories of the server's data and of a copy of it.
 const DATA: &str = "appendonlydir";
 const COPY: &str = "copy";
 
-pub(super) const ACTS: &[Act] = &[Act::KillConnections, Act::FlushScripts, Act::Permissions, Act::User, Act::Configure, Act::Reload];
+pub(super) const ACTS: &[Act] = &[
+    Act::KillConnections,
+    Act::FlushScripts,
+    Act::Permissions,
+    Act::User,
+    Act::Configure,
+    Act::Reload,
+];
 pub(super) const RETURNS: &[Return] = &[Return::Copy, Return::Nothing];
 
-/// An entry that is none of the clients'.
+/// An entry that belongs to none of the clients.
 const FOREIGN: &str = "somebody else";
 const FOREIGN_TTL: Duration = Duration::from_millis(500);
 
-/// What all scripts begin with: who has the entry, and who got a token last.
+/// Beginning of all scripts: reads the entry's owner, and the owner that got a token last.
 const OWNER: &str = r"
 local owner = redis.call('GET', KEYS[1])
 local last = redis.call('HMGET', KEYS[2], 'owner', 'token')
 local known = owner and owner == last[1]
 ";
 
-/// -> token and PTTL; 0 if the entry is nobody's whose token is known.
+/// Returns token and PTTL; 0 if the entry's owner has no known token.
 const LOOK: &str = r"
 if not known then return {'0', 0} end
 return {last[2], redis.call('PTTL', KEYS[1])}
 ";
 
-/// `token, value, ttl in ms` -> 1, or 0 if the entry is not the token's.
+/// Takes `token, value, ttl in ms`; returns 1, or 0 if the entry is not the token's.
 const REMOVE: &str = r"
 if not known or last[2] ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
@@ -72,13 +80,28 @@ fn script(code: &str, register: u32) -> Cmd {
     let lock = crate::client::lock_of(register);
     let companion = format!("{lock}{}{{{lock}}}", char::from(SEPARATOR));
     let mut command = redis::cmd("EVAL");
-    command.arg([OWNER, code].concat()).arg(2).arg(lock).arg(companion);
+    command
+        .arg([OWNER, code].concat())
+        .arg(2)
+        .arg(lock)
+        .arg(companion);
     command
 }
 
 fn options() -> RedisOptions {
-    let user = ["--user", USER, "on", ">pw-s0ak", "~*", "&*", "+@all", "--enable-debug-command", "local"];
-    user.into_iter().fold(RedisOptions::new().own(), RedisOptions::with_argument)
+    let user = [
+        "--user",
+        USER,
+        "on",
+        ">pw-s0ak",
+        "~*",
+        "&*",
+        "+@all",
+        "--enable-debug-command",
+        "local",
+    ];
+    user.into_iter()
+        .fold(RedisOptions::new().own(), RedisOptions::with_argument)
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
@@ -95,36 +118,54 @@ impl Redis {
     pub(super) async fn start() -> Result<Self, BoxError> {
         let server = tokio::task::spawn_blocking(|| servers::redis(options())).await??;
         let proxy = TcpProxy::start(server.address()?).await?;
-        Ok(Self { server, proxy, look: Mutex::default() })
+        Ok(Self {
+            server,
+            proxy,
+            look: Mutex::default(),
+        })
     }
 
-    /// Unlike the clients under test, on a way that no fault touches.
+    /// Connects on a path that no fault touches, unlike the clients under test.
     async fn operator(&self) -> Result<MultiplexedConnection, BoxError> {
-        Ok(Client::open(self.server.url())?.get_multiplexed_async_connection().await?)
+        Ok(Client::open(self.server.url())?
+            .get_multiplexed_async_connection()
+            .await?)
     }
 
-    async fn look(&self, operator: &mut MultiplexedConnection, registers: u32) -> Result<Vec<Entry>, BoxError> {
+    async fn look(
+        &self,
+        operator: &mut MultiplexedConnection,
+        registers: u32,
+    ) -> Result<Vec<Entry>, BoxError> {
         let mut entries = Vec::new();
         for register in 0..registers {
             let (token, left): (u64, u64) = script(LOOK, register).query_async(operator).await?;
             let left = Duration::from_millis(left);
-            entries.push(if token == 0 { Entry::Foreign } else { Entry::Of { token, left } });
+            entries.push(if token == 0 {
+                Entry::Foreign
+            } else {
+                Entry::Of { token, left }
+            });
         }
         Ok(entries)
     }
 
     async fn run(&self, command: &[&str]) -> Result<String, BoxError> {
         let (program, arguments) = command.split_first().ok_or("no command")?;
-        let answer: redis::Value = redis::cmd(program).arg(arguments).query_async(&mut self.operator().await?).await?;
+        let answer: redis::Value = redis::cmd(program)
+            .arg(arguments)
+            .query_async(&mut self.operator().await?)
+            .await?;
         Ok(format!("{answer:?}"))
     }
 
-    /// Of the clients only.
+    /// Closes the connections of the clients only.
     async fn kill_connections(&self) -> Result<(), BoxError> {
         self.run(&["CLIENT", "KILL", "USER", USER]).await.map(drop)
     }
 
-    /// What an operator sets because of some advice; in the end all is as before.
+    /// Changes settings, as an operator who follows some advice might; in the end all are as
+    /// before.
     async fn configure(&self) -> Result<(), BoxError> {
         for (name, value, usual) in [
             ("notify-keyspace-events", "KEA", ""),
@@ -139,28 +180,44 @@ impl Redis {
         Ok(())
     }
 
-    /// The child that saves is gone before anything else happens to the server.
+    /// Saves and reloads the data; the saving child is gone before anything else happens to the
+    /// server.
     async fn reload(&self) -> Result<(), BoxError> {
         self.run(&["BGSAVE"]).await?;
-        while !self.run(&["INFO", "persistence"]).await?.contains("rdb_bgsave_in_progress:0") {
+        while !self
+            .run(&["INFO", "persistence"])
+            .await?
+            .contains("rdb_bgsave_in_progress:0")
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.run(&["DEBUG", "RELOAD"]).await.map(drop)
     }
 
     fn path(&self, name: &str) -> Result<std::path::PathBuf, BoxError> {
-        Ok(self.server.directory().ok_or("the server has no directory here")?.join(name))
+        Ok(self
+            .server
+            .directory()
+            .ok_or("the server has no directory here")?
+            .join(name))
     }
 
     async fn answers(&self) -> Result<(), BoxError> {
-        Ok(redis::cmd("PING").query_async(&mut self.operator().await?).await?)
+        Ok(redis::cmd("PING")
+            .query_async(&mut self.operator().await?)
+            .await?)
     }
 }
 
 #[async_trait]
 impl Store for Redis {
     fn url(&self, ttl: Duration) -> String {
-        format!("redis://{USER}:{PASSWORD}@{}/?ttl={}s&poll_interval={}s", self.proxy.address(), ttl.as_secs(), POLL.as_secs())
+        format!(
+            "redis://{USER}:{PASSWORD}@{}/?ttl={}s&poll_interval={}s",
+            self.proxy.address(),
+            ttl.as_secs(),
+            POLL.as_secs()
+        )
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
@@ -172,7 +229,9 @@ impl Store for Redis {
     }
 
     fn start(&self, _: usize) -> Result<(), BoxError> {
-        Ok(tokio::task::block_in_place(|| self.server.start_blocking())?)
+        Ok(tokio::task::block_in_place(|| {
+            self.server.start_blocking()
+        })?)
     }
 
     fn pause(&self, _: usize) -> Result<(), BoxError> {
@@ -225,7 +284,9 @@ impl Store for Redis {
             Act::Permissions => {
                 self.run(&["ACL", "SETUSER", USER, "-@scripting"]).await?;
                 tokio::time::sleep(lasts).await;
-                self.run(&["ACL", "SETUSER", USER, "+@scripting"]).await.map(drop)
+                self.run(&["ACL", "SETUSER", USER, "+@scripting"])
+                    .await
+                    .map(drop)
             }
             Act::User => {
                 self.run(&["ACL", "SETUSER", USER, "off"]).await?;
@@ -250,13 +311,14 @@ impl Store for Redis {
 
     async fn put_back(&self, to: Return) -> Result<(), BoxError> {
         match to {
-            Return::Copy => Ok(copy(&self.path(COPY)?, &self.path(DATA)?)?),
-            Return::Nothing => Ok(std::fs::remove_dir_all(self.path(DATA)?)?),
-            Return::Snapshot => Err("Redis has no snapshots of its own".into()),
+            Return::Copy => copy(&self.path(COPY)?, &self.path(DATA)?)?,
+            Return::Nothing => std::fs::remove_dir_all(self.path(DATA)?)?,
+            Return::Snapshot | Return::Forced => return Err("only etcd goes back like this".into()),
         }
+        self.start(0)
     }
 
-    /// Its clock gives them, too.
+    /// False, because tokens come from the server's clock, too.
     fn forgets_tokens(&self) -> bool {
         false
     }
@@ -273,13 +335,20 @@ impl Store for Redis {
     }
 
     async fn remove(&self, register: u32, token: u64, removal: Removal) -> Result<bool, BoxError> {
-        let value = if removal == Removal::Overwrite { FOREIGN } else { "" };
+        let value = if removal == Removal::Overwrite {
+            FOREIGN
+        } else {
+            ""
+        };
         let mut command = script(REMOVE, register);
-        command.arg(token).arg(value).arg(FOREIGN_TTL.as_millis() as u64);
+        command
+            .arg(token)
+            .arg(value)
+            .arg(FOREIGN_TTL.as_millis() as u64);
         Ok(command.query_async(&mut self.operator().await?).await?)
     }
 
-    fn patience(&self) -> fn(Duration) -> Duration {
+    fn wait_limit(&self) -> fn(Duration) -> Duration {
         |_| PATIENCE
     }
 
@@ -291,16 +360,26 @@ impl Store for Redis {
         (GONE, ttl + GONE)
     }
 
-    /// Counters belong there, if they go some day.
+    /// Leaves out counters: they belong there, and expire some day.
     async fn contents(&self) -> Result<Vec<String>, BoxError> {
         let mut operator = self.operator().await?;
-        let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query_async(&mut operator).await?;
+        let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
+            .arg("*")
+            .query_async(&mut operator)
+            .await?;
         let mut found = Vec::new();
         for key in keys {
-            let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut operator).await?;
-            let expires = u64::try_from(left).is_ok_and(|left| Duration::from_millis(left) <= COUNTER_TTL);
+            let left: i64 = redis::cmd("PTTL")
+                .arg(&key)
+                .query_async(&mut operator)
+                .await?;
+            let expires =
+                u64::try_from(left).is_ok_and(|left| Duration::from_millis(left) <= COUNTER_TTL);
             if !(key.contains(&SEPARATOR) && expires) {
-                found.push(format!("the key {}, whose PTTL is {left}", key.escape_ascii()));
+                found.push(format!(
+                    "the key {}, whose PTTL is {left}",
+                    key.escape_ascii()
+                ));
             }
         }
         Ok(found)

@@ -1,0 +1,305 @@
+//! One acquisition against real stores: runs the steps of [`Attempt`].
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::select_all;
+use lock_core::{
+    AcquireOptions, DistributedLock, ErrorKind, FencingToken, GuardState, LockError, LockGuard,
+    LockName, LossReason,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    Phase,
+    guard::joined,
+    link,
+    protocol::{Attempt, Step},
+    stores::Stores,
+};
+
+/// What a caller wants.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) name: LockName,
+    pub(crate) options: AcquireOptions,
+    /// As the stores will round it.
+    pub(crate) ttl: Duration,
+    /// When the caller's time is up.
+    pub(crate) until: Option<Instant>,
+    /// Not for a try.
+    pub(crate) waits: bool,
+}
+
+/// How an attempt ends that did not fail.
+pub(crate) enum Outcome {
+    Granted(LockGuard),
+    /// Somebody else has it, and the caller does not wait.
+    NotFree,
+    /// What had been taken was lost on the way: to be begun again.
+    Lost,
+}
+
+/// What has been taken so far. Dropped, it is released in the background.
+#[derive(Debug, Default)]
+struct Taken {
+    source: Option<LockGuard>,
+    target: Option<LockGuard>,
+}
+
+/// Between two attempts to reach a store that does not answer.
+pub(crate) const PAUSE: Duration = Duration::from_millis(200);
+
+/// One attempt in this phase.
+pub(crate) async fn attempt(
+    stores: &Stores,
+    phase: Phase,
+    asked: &Asked,
+) -> Result<Outcome, LockError> {
+    let mut machine = Attempt::new(phase, stores.head_room);
+    let mut taken = Taken::default();
+    loop {
+        let outcome = match machine.step() {
+            Step::HandOut { token } => return Ok(taken.hand_out(token)),
+            Step::TakeSource => take_source(stores, asked, &mut machine, &mut taken).await,
+            Step::TakeTarget => take_target(stores, asked, &mut machine, &mut taken).await,
+            step => agree(stores, asked, step, phase, &mut machine, &taken).await,
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(Outcome::Lost)) => return Ok(taken.lost().await),
+            Ok(Some(outcome)) => {
+                // At once, so that the next attempt does not meet what this one had.
+                taken.undo().await;
+                return Ok(outcome);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+type Progress = Result<Option<Outcome>, LockError>;
+
+async fn take_source(
+    stores: &Stores,
+    asked: &Asked,
+    machine: &mut Attempt,
+    taken: &mut Taken,
+) -> Progress {
+    let took = take(stores.source()?, asked, asked.options.clone()).await;
+    let Some(guard) = took? else {
+        return Ok(Some(Outcome::NotFree));
+    };
+    machine.source_taken(token(&guard)?);
+    taken.source = Some(guard);
+    Ok(None)
+}
+
+async fn take_target(
+    stores: &Stores,
+    asked: &Asked,
+    machine: &mut Attempt,
+    taken: &mut Taken,
+) -> Progress {
+    let target = stores.target()?;
+    let mut options = asked.options.clone();
+    if let Some(source) = &taken.source
+        && stores.links
+    {
+        options = options.with_metadata(link::encode(source.owner(), asked.options.metadata()));
+    }
+    let Some(took) = taken.unless_lost(take(target, asked, options)).await else {
+        return Ok(Some(Outcome::Lost));
+    };
+    let Some(guard) = took? else {
+        return Ok(Some(Outcome::NotFree));
+    };
+    machine.target_taken(token(&guard)?);
+    taken.target = Some(guard);
+    Ok(None)
+}
+
+/// The steps that make both stores remember the token.
+async fn agree(
+    stores: &Stores,
+    asked: &Asked,
+    step: Step,
+    phase: Phase,
+    machine: &mut Attempt,
+    taken: &Taken,
+) -> Progress {
+    let done = async {
+        match step {
+            Step::ReadFloor { .. } if phase == Phase::Final => {
+                machine.floor_read(asked.persist(|| stores.final_floor()).await?);
+            }
+            Step::ReadFloor { owned_at } => {
+                let owned_at = FencingToken::new(owned_at);
+                let floor = asked.persist(|| stores.floor.read_at(owned_at)).await?;
+                machine.floor_read(floor);
+            }
+            Step::RaiseFloor { to } => {
+                machine.floor_raised(asked.persist(|| stores.floor.raise(to)).await?);
+            }
+            Step::RaiseSource { to } => {
+                let Some(source) = &taken.source else {
+                    return Ok(false);
+                };
+                let to = FencingToken::new(to);
+                let raised = asked.persist(|| source.raise_token(to)).await?;
+                machine.source_raised(raised.as_u64());
+            }
+            Step::ConfirmTarget => {
+                if !asked.persist(|| taken.owns_target(stores, asked)).await? {
+                    return Ok(false);
+                }
+                machine.target_confirmed();
+            }
+            Step::TakeSource | Step::TakeTarget | Step::HandOut { .. } => {}
+        }
+        Ok(true)
+    };
+    match taken.unless_lost(done).await {
+        None | Some(Ok(false)) => Ok(Some(Outcome::Lost)),
+        Some(Err(error)) if error_is_loss(&error) => Ok(Some(Outcome::Lost)),
+        Some(Err(error)) => Err(error),
+        Some(Ok(true)) => Ok(None),
+    }
+}
+
+fn error_is_loss(error: &LockError) -> bool {
+    error.kind() == ErrorKind::Lost
+}
+
+async fn take(
+    store: &Arc<dyn DistributedLock>,
+    asked: &Asked,
+    options: AcquireOptions,
+) -> Result<Option<LockGuard>, LockError> {
+    if !asked.waits {
+        return store.try_acquire_named(&asked.name, options).await;
+    }
+    let Some(until) = asked.until else {
+        return store.acquire_named(&asked.name, options).await.map(Some);
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    let options = options.with_timeout(left.max(LEAST));
+    store.acquire_named(&asked.name, options).await.map(Some)
+}
+
+/// Zero would be refused.
+const LEAST: Duration = Duration::from_millis(1);
+
+fn token(guard: &LockGuard) -> Result<u64, LockError> {
+    let none = || {
+        LockError::new(
+            ErrorKind::Protocol,
+            "a guard came without its fencing token",
+        )
+    };
+    guard.token().map(FencingToken::as_u64).ok_or_else(none)
+}
+
+impl Asked {
+    /// Repeats a request while the store does not answer, as long as the caller waits, and for a
+    /// TTL at most.
+    pub(crate) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, LockError>
+    where
+        F: Future<Output = Result<T, LockError>>,
+    {
+        let outage = Instant::now() + self.ttl;
+        let give_up = self.until.map_or(outage, |until| until.min(outage));
+        loop {
+            match timeout_at(give_up, request()).await {
+                Ok(Err(error)) if self.waits && error.kind() == ErrorKind::Unavailable => {
+                    if Instant::now() + PAUSE >= give_up {
+                        return Err(error);
+                    }
+                    sleep(PAUSE).await;
+                }
+                Ok(answer) => return answer,
+                Err(_) => {
+                    return Err(LockError::new(
+                        ErrorKind::Unavailable,
+                        "the store did not answer in time",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Taken {
+    fn guards(&self) -> impl Iterator<Item = &LockGuard> {
+        self.source.iter().chain(&self.target)
+    }
+
+    /// The future's output, unless what was taken ends before.
+    async fn unless_lost<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let ends: Vec<_> = self.guards().map(|guard| Box::pin(guard.ended())).collect();
+        if ends.is_empty() {
+            return Some(future.await);
+        }
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            _ = select_all(ends) => None,
+        }
+    }
+
+    async fn owns_target(&self, stores: &Stores, asked: &Asked) -> Result<bool, LockError> {
+        let target = stores.target()?;
+        let Some(guard) = &self.target else {
+            return Ok(false);
+        };
+        if !target.capabilities().inspect {
+            return Ok(guard.is_held());
+        }
+        let info = target.inspect_named(&asked.name).await?;
+        Ok(info.is_some_and(|info| info.holder().owner == *guard.owner()))
+    }
+
+    /// One guard of all that was taken, which the source's has raised its token for.
+    fn hand_out(self, token: u64) -> Outcome {
+        // A token that was made while a lock was not ours any more may be one of others.
+        if self.guards().any(|guard| guard.state() != GuardState::Held) && !self.reached_max_hold()
+        {
+            return Outcome::Lost;
+        }
+        match (self.source, self.target) {
+            (Some(source), Some(target)) => Outcome::Granted(joined(source, target)),
+            (Some(source), None) => Outcome::Granted(source),
+            (None, Some(target)) => {
+                Outcome::Granted(target.with_token(Some(FencingToken::new(token))))
+            }
+            (None, None) => Outcome::Lost,
+        }
+    }
+
+    /// A hold that has reached its maximum already is the caller's: another attempt would end in
+    /// the same way.
+    fn reached_max_hold(&self) -> bool {
+        self.guards()
+            .any(|guard| guard.state() == GuardState::Lost(LossReason::MaxHold))
+    }
+
+    async fn lost(self) -> Outcome {
+        if !self.reached_max_hold() {
+            self.undo().await;
+            return Outcome::Lost;
+        }
+        match (self.source, self.target) {
+            (Some(source), Some(target)) => Outcome::Granted(joined(source, target)),
+            (Some(one), None) | (None, Some(one)) => Outcome::Granted(one),
+            (None, None) => Outcome::Lost,
+        }
+    }
+
+    /// Releases in reverse. What cannot be released now is tried again in the background.
+    async fn undo(self) {
+        for guard in [self.target, self.source].into_iter().flatten() {
+            if let Err(error) = guard.release().await {
+                tracing::debug!(%error, "a lock that was taken in vain is released later");
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Tables and sentences for people, JSON for programs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use polylock::migrate::{HistoryEntry, Plan, PlanStatus, Status};
+use serde::Serialize;
+
+/// Members by label, with names of guards that still drain.
+pub(crate) type Behind = BTreeMap<String, BTreeSet<String>>;
+
+/// The result of a change.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) prefix: String,
+    pub(crate) dry_run: bool,
+    /// None if the plan is removed.
+    pub(crate) plan: Option<Plan>,
+    /// None if nobody waited for the members.
+    pub(crate) behind: Option<Behind>,
+}
+
+impl Outcome {
+    pub(crate) fn print(&self) {
+        let names = names(&self.prefix);
+        let is = if self.dry_run { "would be" } else { "is" };
+        let Some(plan) = &self.plan else {
+            return println!("the plan for {names} {is} removed; its names are in the source");
+        };
+        let phase = plan.phase;
+        let paused = if plan.paused { ", paused" } else { "" };
+        match plan.complete {
+            Some(floor) => println!("{names} {is} complete in {phase}, with the floor {floor}"),
+            None => println!("{names} {is} in {phase}{paused}"),
+        }
+    }
+}
+
+fn names(prefix: &str) -> String {
+    match prefix.is_empty() {
+        true => "every name".to_owned(),
+        false => format!("`{prefix}`"),
+    }
+}
+
+pub(crate) fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("lockctl: {error}"),
+    }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+    table
+}
+
+/// Names the members that have not followed, and what they still hold.
+pub(crate) fn behind(behind: &Behind) -> String {
+    let members = behind.iter().map(|(member, names)| {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        match names.is_empty() {
+            true => member.clone(),
+            false => format!("{member} (holds {})", names.join(", ")),
+        }
+    });
+    let members: Vec<_> = members.collect();
+    match members.is_empty() {
+        true => "all members have followed".to_owned(),
+        false => format!("not followed yet: {}", members.join(", ")),
+    }
+}
+
+pub(crate) fn status(status: &Status, as_json: bool) {
+    if as_json {
+        return json(status);
+    }
+    match status.plans.is_empty() {
+        true => println!("no plans: every name is in the source"),
+        false => println!("{}", plans(&status.plans)),
+    }
+    if status.members.is_empty() {
+        return println!("no live members; a process with another URL is none, and is not seen");
+    }
+    let mut members = table(["member", "id", "has seen change"]);
+    for it in &status.members {
+        members.add_row([it.label.clone(), it.id.clone(), it.seen.to_string()]);
+    }
+    println!("{members}");
+}
+
+fn plans(plans: &[PlanStatus]) -> Table {
+    let mut table = table([
+        "prefix", "phase", "from", "change", "settled", "floor", "notes",
+    ]);
+    for it in plans {
+        let mut notes = Vec::new();
+        notes.extend(it.plan.paused.then(|| "paused".to_owned()));
+        notes.extend(it.plan.complete.map(|_| "complete".to_owned()));
+        notes.extend((!it.settled).then(|| behind(&it.behind)));
+        table.add_row([
+            match it.plan.prefix.is_empty() {
+                true => "(every name)".to_owned(),
+                false => it.plan.prefix.clone(),
+            },
+            it.plan.phase.to_string(),
+            it.plan.from.to_string(),
+            it.plan.epoch.to_string(),
+            if it.settled { "yes" } else { "no" }.to_owned(),
+            it.floor.to_string(),
+            notes.join("; "),
+        ]);
+    }
+    table
+}
+
+/// The end of the year 9999, beyond which no instant is printed.
+const LATEST_MS: u64 = 253_402_300_799_000;
+
+pub(crate) fn history(history: &[HistoryEntry], as_json: bool) {
+    if as_json {
+        return json(&history);
+    }
+    if history.is_empty() {
+        return println!("no operator has done anything yet");
+    }
+    let mut changes = table(["at", "by", "prefix", "what", "phase"]);
+    for it in history {
+        let at = UNIX_EPOCH + Duration::from_millis(it.at_ms.min(LATEST_MS));
+        let phase = it.phase.map(|phase| phase.to_string());
+        changes.add_row([
+            humantime::format_rfc3339_seconds(at).to_string(),
+            it.by.clone(),
+            it.prefix.clone(),
+            it.what.clone(),
+            phase.unwrap_or_default(),
+        ]);
+    }
+    println!("{changes}");
+}
