@@ -1,5 +1,7 @@
 //! Tables and sentences for people, JSON for programs.
 
+pub(crate) mod held;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, UNIX_EPOCH},
@@ -53,7 +55,12 @@ pub(crate) fn json(value: &impl Serialize) {
     }
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+/// The same on one line, for a stream of them.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header);
     table
