@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Soaks a backend in faults that a seed determines, and checks what happened.
+# Soaks a backend, or a migration from one to the other, in faults that a seed determines, and checks what happened.
 #
-#   scripts/soak.sh etcd|redis [--seed N] [--minutes M] [--clients N] [--processes N] [--registers N] [--ttl SECONDS|FROM..TO] [--no-rollback] [--dry-run]
+#   scripts/soak.sh etcd|redis|migrate [--no-faults] [--seed N] [--minutes M] [--clients N] [--processes N] [--registers N] [--ttl SECONDS|FROM..TO] [--no-rollback] [--dry-run]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- --help

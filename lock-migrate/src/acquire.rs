@@ -58,6 +58,7 @@ pub(crate) async fn attempt(
     let mut machine = Attempt::new(phase, stores.head_room);
     let mut taken = Taken::default();
     loop {
+        let begin = Instant::now();
         let outcome = match machine.step() {
             Step::HandOut { token } => return Ok(taken.hand_out(token)),
             Step::TakeSource => take_source(stores, asked, &mut machine, &mut taken).await,
@@ -72,7 +73,7 @@ pub(crate) async fn attempt(
                 taken.undo().await;
                 return Ok(outcome);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(asked.in_time(error, begin)),
         }
     }
 }
@@ -199,7 +200,26 @@ fn token(guard: &LockGuard) -> Result<u64, LockError> {
     guard.token().map(FencingToken::as_u64).ok_or_else(none)
 }
 
+/// A store that is well answers within this time, on a loaded machine as well.
+const ANSWERED: Duration = Duration::from_millis(250);
+
 impl Asked {
+    /// The error of a step that began at `begin`. If waiting for the steps before has used up the
+    /// caller's time, so that none was left for the answer, that is the caller's timeout and says
+    /// nothing of the store.
+    fn in_time(&self, error: LockError, begin: Instant) -> LockError {
+        let had_time = self
+            .options
+            .timeout()
+            .is_some_and(|limit| limit >= ANSWERED);
+        let is_late = self.until.is_some_and(|until| until < begin + ANSWERED);
+        if self.waits && error.kind() == ErrorKind::Unavailable && had_time && is_late {
+            let message = "the time was up before both stores had answered";
+            return LockError::new(ErrorKind::TimedOut, message).caused_by(error);
+        }
+        error
+    }
+
     /// Repeats a request while the store does not answer, as long as the caller waits, and for a
     /// TTL at most.
     pub(crate) async fn persist<T, F>(&self, request: impl Fn() -> F) -> Result<T, LockError>
@@ -301,5 +321,32 @@ impl Taken {
                 tracing::debug!(%error, "a lock that was taken in vain is released later");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_for_which_no_time_was_left_is_the_callers_timeout() {
+        let begin = Instant::now();
+        let kind = |limit: Duration, left| {
+            let asked = Asked {
+                name: LockName::new("orders/1").unwrap(),
+                options: AcquireOptions::new().with_timeout(limit),
+                ttl: limit,
+                until: Some(begin + left),
+                waits: true,
+            };
+            let silent = LockError::new(ErrorKind::Unavailable, "the store did not answer");
+            asked.in_time(silent, begin).kind()
+        };
+        let brief = ANSWERED / 2;
+        let long = ANSWERED * 4;
+        assert_eq!(kind(long, brief), ErrorKind::TimedOut);
+        assert_eq!(kind(long, long), ErrorKind::Unavailable);
+        // Who has no time from the start is told of the store.
+        assert_eq!(kind(brief, brief), ErrorKind::Unavailable);
     }
 }

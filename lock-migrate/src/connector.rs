@@ -150,8 +150,9 @@ impl MigrateConnector {
             return Ok(Arc::new(last.build()?));
         }
         let source = self.sources.open(&parsed.source).await?;
-        let client = MigratingLock::coordinated(source, Arc::new(target), records);
-        Ok(Arc::new(client.build()?))
+        let client = MigratingLock::coordinated(source, Arc::new(target), records).build()?;
+        client.joined().await?;
+        Ok(Arc::new(client))
     }
 
     /// Opens both stores of a URL of a migration for an operator, which history calls `by`.

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use lock_core::{
     AcquireOptions, Capabilities, DistributedLock, ErrorKind, LockError, LockGuard, LockHolder,
     LockInfo, LockList, LockName, LockWatch, Operation, OwnerId,
 };
+use tokio::time::Instant;
 
 use crate::{
     FloorStore, Phase, RecordStore,
@@ -228,6 +230,17 @@ impl MigratingLock {
         }
     }
 
+    /// Waits until a coordinated client is a member: a try then finds its phase known.
+    pub(crate) async fn joined(&self) -> Result<(), LockError> {
+        match &self.0.phases {
+            Phases::Fixed { .. } => Ok(()),
+            Phases::Coordinated(membership) => {
+                let joined = membership.joined(Instant::now() + JOIN_LIMIT).await;
+                joined.map_err(|error| error.during(Operation::Connect).on(BACKEND))
+            }
+        }
+    }
+
     /// Tasks that work for guards of this client. For leak checks.
     #[must_use]
     pub fn residue(&self) -> usize {
@@ -238,6 +251,9 @@ impl MigratingLock {
         self.0.tasks.running() + tickets
     }
 }
+
+/// Time that it may take to become a member in a target that has just answered.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Host and process id.
 pub(crate) fn process_label() -> String {

@@ -23,6 +23,8 @@ pub(crate) struct Client {
     pub(crate) next_ask: u64,
     pub(crate) registers: u32,
     pub(crate) ttls: Ttls,
+    /// Holds no lock for long.
+    pub(crate) brief: bool,
     pub(crate) rng: Rng,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -271,9 +273,8 @@ impl Client {
     /// for outages that last longer than these can wait: in one of 75 holds with a TTL of 3 s, and
     /// the more rarely the longer the TTL. The end of the round ends long holds.
     async fn think(&mut self, ask: Ask, ttl: Duration, guard: &LockGuard) -> Result<(), Cut> {
-        let long = self
-            .rng
-            .one_in(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) / 20);
+        let once_in = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX) / 20;
+        let long = self.rng.one_in(once_in) && !self.brief;
         let longest = (ttl * 5 / 2).min(ttl + OUTLAST);
         let time = if long {
             self.rng.duration(ttl / 2..longest)

@@ -1,6 +1,7 @@
 use std::{fmt, time::Duration};
 
 use lock_core::backend::Clock;
+use polylock::migrate::Phase;
 use serde::{Deserialize, Serialize};
 
 /// Something that happened, as reported by whoever did it.
@@ -75,6 +76,10 @@ pub(crate) enum Kind {
     Paused { process: u32 },
     /// The process goes on.
     Resumed { process: u32 },
+    /// The process is cut off from a store that others reach.
+    CutOff { process: u32 },
+    /// The process reaches all stores again.
+    Rejoined { process: u32 },
     /// The process is gone.
     Killed { process: u32 },
     /// Entry that the store had for a lock, asked at `asked` on a path that no fault touches: the
@@ -98,6 +103,10 @@ pub(crate) enum Kind {
     Removed { register: u32, token: u64 },
     /// A worker did not end well when it was told to.
     EndedBadly { process: u32, how: String },
+    /// An operator of a migration has written a plan with this phase.
+    Moved { prefix: String, phase: Phase },
+    /// All live members of the migration have followed the plan.
+    Settled { prefix: String, phase: Phase },
     /// After the end the store contained something that should not be there.
     LeftBehind { what: String },
 }

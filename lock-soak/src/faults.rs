@@ -240,6 +240,8 @@ pub(crate) async fn disturb_workers(
     begin: Instant,
     steps: Vec<Step<WorkerFault>>,
     workers: Arc<Mutex<Workers>>,
+    store: Arc<dyn Store>,
+    home: Home,
 ) -> Result<(), BoxError> {
     for Step { at, lasts, fault } in steps {
         sleep_until(begin + at).await;
@@ -253,6 +255,14 @@ pub(crate) async fn disturb_workers(
                 workers.lock().await.pause(worker)?;
                 sleep(lasts).await;
                 workers.lock().await.resume(worker)?;
+            }
+            WorkerFault::CutOff(worker, link) => {
+                let process = workers.lock().await.number(worker)?;
+                home.record(Kind::CutOff { process });
+                store.cut_worker_off(worker, Some(link));
+                sleep(lasts).await;
+                store.cut_worker_off(worker, None);
+                home.record(Kind::Rejoined { process });
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::event::{Ask, Event, How, Instant, Kind};
 pub(crate) struct History {
     pub(crate) events: Vec<Event>,
     pub(crate) attempts: BTreeMap<Ask, Attempt>,
-    /// Times at which each process was not running. A kill never ends.
+    /// Times at which each process was not running, or was cut off alone. A kill never ends.
     pub(crate) absences: HashMap<u32, Vec<Span>>,
     pub(crate) killed: HashMap<u32, Instant>,
     /// Times at which a majority of the store was down, or coming back.
@@ -252,11 +252,13 @@ impl History {
                 from: at,
                 to: never,
             }),
-            Kind::Paused { process } => self.absences.entry(*process).or_default().push(Span {
-                from: at,
-                to: never,
-            }),
-            Kind::Resumed { process } => {
+            Kind::Paused { process } | Kind::CutOff { process } => {
+                self.absences.entry(*process).or_default().push(Span {
+                    from: at,
+                    to: never,
+                });
+            }
+            Kind::Resumed { process } | Kind::Rejoined { process } => {
                 if let Some(span) = self.absences.entry(*process).or_default().last_mut() {
                     span.to = at;
                 }

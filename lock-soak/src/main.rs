@@ -6,6 +6,7 @@
 //! ```text
 //! lock-soak etcd --seed 1 --minutes 3
 //! lock-soak redis --seed 1 --minutes 3
+//! lock-soak migrate --seed 1 --minutes 3
 //! ```
 //!
 //! This process is the *home*: it runs the store and the faults, keeps the registers, and records
@@ -23,6 +24,7 @@ mod faults;
 mod history;
 mod home;
 mod invariants;
+mod migration;
 mod report;
 mod rng;
 mod round;
@@ -52,6 +54,8 @@ enum Command {
     Etcd(Options),
     /// One Redis server that has every write on disk before its reply.
     Redis(Options),
+    /// Both, while operators take the locks from Redis to etcd and back, again and again.
+    Migrate(Options),
     /// Runs a worker; the other commands start this themselves.
     #[command(hide = true)]
     Worker(worker::Assignment),
@@ -69,9 +73,9 @@ pub(crate) struct Options {
     /// Number of clients in all, each with a connection of its own.
     #[arg(long, default_value_t = 8)]
     clients: u32,
-    /// Number of processes that the clients are spread over.
-    #[arg(long, default_value_t = 4)]
-    processes: u32,
+    /// Number of processes that the clients are spread over; default: 4, of a migration 8.
+    #[arg(long)]
+    processes: Option<u32>,
     /// Number of registers, each with a lock of its own.
     #[arg(long, default_value_t = 4)]
     registers: u32,
@@ -83,6 +87,10 @@ pub(crate) struct Options {
     /// member that was left behind, or to nothing.
     #[arg(long)]
     no_rollback: bool,
+    /// Causes no faults, and holds locks only briefly: then no acquire may fail, and increments go
+    /// on all the time.
+    #[arg(long)]
+    no_faults: bool,
     /// Pauses leaders for as long as the schedule says, even if the server is known not to survive
     /// it.
     #[arg(long)]
@@ -96,6 +104,18 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    fn processes(&self, target: &str) -> u32 {
+        let usual = if target == "migrate" { 8 } else { 4 };
+        self.processes.unwrap_or(usual)
+    }
+
+    fn schedule(&self, target: &str, length: Duration) -> schedule::Schedule {
+        match self.no_faults {
+            true => schedule::Schedule::default(),
+            false => schedule::Schedule::new(self.seed, length, &self.shape(target)),
+        }
+    }
+
     fn shape(&self, target: &str) -> schedule::Shape {
         let members = store::members(target);
         let acts = store::acts(target, self.seed);
@@ -103,7 +123,8 @@ impl Options {
         let returns = if self.no_rollback { &[] } else { returns };
         schedule::Shape {
             members,
-            workers: self.processes as usize,
+            has_lone_server: target == "migrate",
+            workers: self.processes(target) as usize,
             ttls: self.ttl,
             acts,
             returns,
@@ -126,6 +147,7 @@ fn main() -> ExitCode {
         Command::Worker(assignment) => runtime.block_on(worker::work(assignment)).map(|()| true),
         Command::Etcd(options) => runtime.block_on(soak("etcd", options)),
         Command::Redis(options) => runtime.block_on(soak("redis", options)),
+        Command::Migrate(options) => runtime.block_on(soak("migrate", options)),
     };
     // The thread that reads a worker's input cannot be ended otherwise.
     runtime.shutdown_background();
@@ -144,11 +166,12 @@ fn fail(error: &BoxError) -> ExitCode {
 /// Runs all rounds; `false` as soon as one has violated an invariant.
 async fn soak(target: &'static str, options: Options) -> Result<bool, BoxError> {
     let total = Duration::try_from_secs_f64(options.minutes * 60.0)?;
-    if options.processes == 0
-        || options.clients < options.processes
-        || options.registers == 0
-        || total.is_zero()
-    {
+    let processes = options.processes(target);
+    let options = Options {
+        processes: Some(processes),
+        ..options
+    };
+    if processes == 0 || options.clients < processes || options.registers == 0 || total.is_zero() {
         return Err(
             "at least one process, one client in each, one register and some time are needed"
                 .into(),
@@ -164,7 +187,7 @@ async fn soak(target: &'static str, options: Options) -> Result<bool, BoxError> 
             ..options.clone()
         };
         if options.dry_run {
-            report::schedule(&schedule::Schedule::new(seed, length, &round.shape(target)));
+            report::schedule(&round.schedule(target, length));
         } else if !round::run(target, &round, length).await? {
             return Ok(false);
         }

@@ -21,11 +21,11 @@ pub(crate) fn begin(target: &str, options: &Options, length: Duration, schedule:
     let Options {
         seed,
         clients,
-        processes,
         registers,
         ttl,
         ..
     } = options;
+    let processes = options.processes(target);
     let store = schedule.store.len();
     let workers = schedule.workers.len();
     println!(
@@ -63,7 +63,10 @@ pub(crate) fn progress(elapsed: Duration, length: Duration, events: &[Event]) {
     let faults = count(|kind| {
         matches!(
             kind,
-            Kind::FaultBegan { .. } | Kind::Killed { .. } | Kind::Paused { .. }
+            Kind::FaultBegan { .. }
+                | Kind::Killed { .. }
+                | Kind::Paused { .. }
+                | Kind::CutOff { .. }
         )
     });
     let losses = count(|kind| matches!(kind, Kind::Lost { .. }));
@@ -131,6 +134,9 @@ fn label(kind: &Kind) -> Option<&'static str> {
         Kind::WentBack => "times that the store went back",
         Kind::Removed { .. } => "held entries removed",
         Kind::Ended { error: Some(_), .. } => "failed releases",
+        Kind::CutOff { .. } => "workers cut off",
+        Kind::Moved { .. } => "changes of phase",
+        Kind::Settled { .. } => "changes of phase that all members followed at once",
         _ => return None,
     })
 }
@@ -211,15 +217,16 @@ pub(crate) fn failure(target: &str, options: &Options, length: Duration, schedul
     let Options {
         seed,
         clients,
-        processes,
         registers,
         ttl,
         ..
     } = options;
+    let processes = options.processes(target);
     let minutes = length.as_secs_f64() / 60.0;
     let flags = [
         (options.long_leader_pauses, " --long-leader-pauses"),
         (options.no_rollback, " --no-rollback"),
+        (options.no_faults, " --no-faults"),
     ];
     let flags: String = flags
         .into_iter()

@@ -12,8 +12,8 @@ use crate::{
     history::History,
     home::Home,
     invariants::{ALL, Terms},
+    migration::Migration,
     report,
-    schedule::Schedule,
     store::{self, Store},
     workers::Workers,
 };
@@ -29,14 +29,24 @@ pub(crate) async fn run(
     length: Duration,
 ) -> Result<bool, BoxError> {
     let members = store::members(target);
-    let schedule = Schedule::new(options.seed, length, &options.shape(target));
+    let schedule = options.schedule(target, length);
     report::begin(target, options, length, &schedule);
-    let store = store::start(target, options.seed).await?;
+    let processes = options.processes(target);
+    let store = store::start(target, options.seed, processes as usize).await?;
     let home = Home::new(options.registers);
     let (address, _server) = home.serve().await?;
-    let url = store.url(options.ttl.usual());
+    let urls = (0..processes as usize)
+        .map(|worker| store.url_of_worker(worker, options.ttl.usual()))
+        .collect();
+    let migration = Migration {
+        seed: options.seed,
+        registers: options.registers,
+        ttl: options.ttl.usual(),
+        disturbed: !options.no_faults,
+        home: home.clone(),
+    };
     let workers = Arc::new(Mutex::new(Workers::start_all(
-        url,
+        urls,
         address,
         options,
         home.clone(),
@@ -54,7 +64,13 @@ pub(crate) async fn run(
             longest_leader_pause,
         };
         let store_faults = disturb_store(begin, schedule.store.clone(), scene);
-        let worker_faults = disturb_workers(begin, schedule.workers.clone(), Arc::clone(&workers));
+        let worker_faults = disturb_workers(
+            begin,
+            schedule.workers.clone(),
+            Arc::clone(&workers),
+            Arc::clone(&store),
+            home.clone(),
+        );
         let time = async {
             tokio::time::sleep_until(begin + length).await;
             Ok(())
@@ -63,11 +79,13 @@ pub(crate) async fn run(
             outcome = async { tokio::try_join!(store_faults, worker_faults, time) } => outcome.map(drop),
             outcome = progress(begin, length, &home, &workers) => outcome,
             outcome = watch_entries(options.registers, Arc::clone(&store), home.clone()) => outcome,
+            outcome = store.migrate(&migration) => outcome,
             outcome = watch_service(Arc::clone(&store), home.clone()) => outcome,
         }
     };
     outcome?;
     workers.lock().await.stop_all(DRAIN).await;
+    store.end_migration(&migration).await?;
     look_for_leftovers(&*store, options.ttl.most(), &home).await?;
     let history = History::new(home.take_history());
     if let Some(path) = &options.history {
@@ -81,6 +99,8 @@ pub(crate) async fn run(
         clients,
         wait_limit: store.wait_limit(),
         prompt: store.prompt(),
+        membership: (target == "migrate").then_some(migration.ttl),
+        steady: options.no_faults,
         forgets_tokens,
     };
     report::summary(&history, &schedule);

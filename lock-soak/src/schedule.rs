@@ -3,7 +3,7 @@ use std::{fmt, time::Duration};
 use crate::{rng::Rng, ttls::Ttls};
 
 /// All faults of a round, which follow from its seed, its length and its shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Schedule {
     /// Faults of the store, one after the other: the store is healthy in between.
     pub(crate) store: Vec<Step<StoreFault>>,
@@ -15,6 +15,8 @@ pub(crate) struct Schedule {
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) members: usize,
+    /// There is a second store besides: a single server, whose number is that after the members'.
+    pub(crate) has_lone_server: bool,
     pub(crate) workers: usize,
     pub(crate) ttls: Ttls,
     /// Operations that an operator may carry out on the store.
@@ -136,7 +138,19 @@ pub(crate) enum WorkerFault {
     Kill(usize),
     /// Stopped, and goes on after a while, which may be longer than the TTL.
     Pause(usize),
+    /// Cut off from stores that the others reach, for a while, which may be longer than the TTL.
+    CutOff(usize, Link),
 }
+
+/// The stores that one worker is cut off from, of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Source,
+    Target,
+    Both,
+}
+
+const LINKS: [Link; 3] = [Link::Source, Link::Target, Link::Both];
 
 const MILLI: Duration = Duration::from_millis(1);
 /// The end of a round is quiet, so that all can come to an end.
@@ -186,7 +200,7 @@ fn store_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<StoreFaul
 /// Picks the time until the next fault. Where every fault is an outage, some gaps are so long that
 /// nothing in their second half has an excuse.
 fn store_gap(rng: &mut Rng, shape: &Shape) -> Duration {
-    if shape.members == 1 && rng.one_in(3) {
+    if (shape.members == 1 || shape.has_lone_server) && rng.one_in(3) {
         let ttl = shape.ttls.pick(rng);
         rng.duration(ttl * 5 / 2..ttl * 4)
     } else {
@@ -196,7 +210,11 @@ fn store_gap(rng: &mut Rng, shape: &Shape) -> Duration {
 
 fn disturbance(rng: &mut Rng, shape: &Shape) -> StoreFault {
     if shape.members == 1 {
-        lone_fault(rng, shape)
+        let kind = rng.below(18);
+        lone_fault(rng, kind, shape, Target::Member(0))
+    } else if shape.has_lone_server && rng.one_in(3) {
+        let kind = rng.below(ENTRIES);
+        lone_fault(rng, kind, shape, Target::Member(shape.members))
     } else {
         store_fault(rng, shape)
     }
@@ -229,10 +247,12 @@ fn store_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
     }
 }
 
+/// The first kind of [`lone_fault`] that is about the store's entries.
+const ENTRIES: u64 = 11;
+
 /// Picks a fault of a store that is a single server.
-fn lone_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
-    let target = Target::Member(0);
-    match rng.below(18) {
+fn lone_fault(rng: &mut Rng, kind: u64, shape: &Shape, target: Target) -> StoreFault {
+    match kind {
         0..=2 => StoreFault::Kill(target),
         3 | 4 => StoreFault::Pause(target),
         5 => StoreFault::Cut(target, Side::Clients, Cut::Silent),
@@ -243,7 +263,7 @@ fn lone_fault(rng: &mut Rng, shape: &Shape) -> StoreFault {
             target,
             REQUEST_TIMEOUT * (SLOW.start + rng.below(SLOW.end - SLOW.start)) as u32 / 200,
         ),
-        11 | 12 => StoreFault::Remove(Removal::Delete),
+        ENTRIES | 12 => StoreFault::Remove(Removal::Delete),
         13 => StoreFault::Remove(Removal::Overwrite),
         _ => act(rng, shape),
     }
@@ -255,7 +275,8 @@ fn worker_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<WorkerFa
     while at < end {
         let worker = rng.below(shape.workers as u64) as usize;
         let ttl = shape.ttls.pick(&mut rng);
-        let (fault, lasts) = match rng.below(5) {
+        let kinds = if shape.has_lone_server { 8 } else { 5 };
+        let (fault, lasts) = match rng.below(kinds) {
             0 | 1 => (
                 WorkerFault::Kill(worker),
                 rng.duration(Duration::ZERO..2000 * MILLI),
@@ -265,10 +286,16 @@ fn worker_steps(mut rng: Rng, end: Duration, shape: &Shape) -> Vec<Step<WorkerFa
                 WorkerFault::Pause(worker),
                 rng.duration(100 * MILLI..ttl / 2),
             ),
-            _ => (WorkerFault::Pause(worker), rng.duration(ttl..ttl * 3 / 2)),
+            4 => (WorkerFault::Pause(worker), rng.duration(ttl..ttl * 3 / 2)),
+            link => (
+                WorkerFault::CutOff(worker, LINKS[(link - 5) as usize]),
+                rng.duration(300 * MILLI..ttl * 3 / 2),
+            ),
         };
         steps.push(Step { at, lasts, fault });
-        at += lasts + rng.duration(8000 * MILLI..25_000 * MILLI);
+        // Each of the workers is met as often, however many there are.
+        let share = (shape.workers as u32 / 4).max(1);
+        at += lasts + rng.duration(8000 * MILLI..25_000 * MILLI) / share;
     }
     steps
 }
@@ -293,7 +320,16 @@ impl StoreFault {
             | Self::Pause(_)
             | Self::Cut(..)
             | Self::Delay(..)
-            | Self::RollingRestart => members == 1,
+            | Self::RollingRestart
+                if members == 1 =>
+            {
+                true
+            }
+            Self::Kill(target)
+            | Self::Pause(target)
+            | Self::Cut(target, ..)
+            | Self::Delay(target, _) => *target == Target::Member(members),
+            Self::RollingRestart => false,
             Self::Remove(_) => false,
         }
     }
@@ -376,6 +412,14 @@ impl fmt::Display for WorkerFault {
         match self {
             Self::Kill(worker) => write!(f, "kill worker {worker}"),
             Self::Pause(worker) => write!(f, "pause worker {worker}"),
+            Self::CutOff(worker, link) => {
+                let from = match link {
+                    Link::Source => "the source",
+                    Link::Target => "the target",
+                    Link::Both => "both stores",
+                };
+                write!(f, "cut worker {worker} off from {from}")
+            }
         }
     }
 }

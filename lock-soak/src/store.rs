@@ -4,10 +4,12 @@ use async_trait::async_trait;
 
 use crate::{
     BoxError,
-    schedule::{Act, Cut, Removal, Return, Side},
+    migration::Migration,
+    schedule::{Act, Cut, Link, Removal, Return, Side},
 };
 
 mod etcd;
+mod migrate;
 mod redis;
 
 /// The interface that the faults need of a store under soak. Members are numbered from 0.
@@ -15,6 +17,20 @@ mod redis;
 pub(crate) trait Store: Debug + Send + Sync {
     /// URL that clients connect to.
     fn url(&self, ttl: Duration) -> String;
+    /// URL that the clients of one of the workers connect to.
+    fn url_of_worker(&self, _worker: usize, ttl: Duration) -> String {
+        self.url(ttl)
+    }
+    /// Cuts one worker off from stores that the others reach; `None` heals it.
+    fn cut_worker_off(&self, _worker: usize, _link: Option<Link>) {}
+    /// Takes clients from one store to the other and back, again and again; never ends.
+    async fn migrate(&self, _terms: &Migration) -> Result<(), BoxError> {
+        std::future::pending().await
+    }
+    /// Takes everything back when all workers have ended, and removes the traces.
+    async fn end_migration(&self, _terms: &Migration) -> Result<(), BoxError> {
+        Ok(())
+    }
     async fn leader(&self) -> Result<usize, BoxError>;
     fn kill(&self, member: usize) -> Result<(), BoxError>;
     /// Starts a killed member again on its data; does not wait until it serves.
@@ -84,7 +100,7 @@ pub(crate) enum Entry {
 /// Number of members of the store of a target.
 pub(crate) fn members(target: &str) -> usize {
     match target {
-        "etcd" => etcd::SIZE,
+        "etcd" | "migrate" => etcd::SIZE,
         _ => 1,
     }
 }
@@ -93,6 +109,7 @@ pub(crate) fn members(target: &str) -> usize {
 pub(crate) fn acts(target: &str, seed: u64) -> &'static [Act] {
     match target {
         "etcd" => etcd::acts(seed),
+        "migrate" => migrate::ACTS,
         _ => redis::ACTS,
     }
 }
@@ -101,14 +118,21 @@ pub(crate) fn acts(target: &str, seed: u64) -> &'static [Act] {
 pub(crate) fn returns(target: &str, seed: u64) -> &'static [Return] {
     match target {
         "etcd" => etcd::returns(seed),
+        // What one store forgets the other does not know: a migration declares that it is lost.
+        "migrate" => &[],
         _ => redis::RETURNS,
     }
 }
 
-/// Starts the store of a target.
-pub(crate) async fn start(target: &str, seed: u64) -> Result<Arc<dyn Store>, BoxError> {
+/// Starts the store of a target for this number of workers.
+pub(crate) async fn start(
+    target: &str,
+    seed: u64,
+    workers: usize,
+) -> Result<Arc<dyn Store>, BoxError> {
     match target {
         "etcd" => Ok(Arc::new(etcd::Etcd::start(seed).await?)),
+        "migrate" => Ok(Arc::new(migrate::Migrate::start(seed, workers).await?)),
         "redis" => Ok(Arc::new(redis::Redis::start().await?)),
         _ => Err(format!("there is no target {target}").into()),
     }

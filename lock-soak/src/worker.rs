@@ -24,6 +24,9 @@ pub(crate) struct Assignment {
     pub(crate) registers: u32,
     #[arg(long)]
     pub(crate) ttl: Ttls,
+    /// Holds locks only briefly.
+    #[arg(long)]
+    pub(crate) brief: bool,
     #[arg(long)]
     pub(crate) seed: u64,
 }
@@ -68,6 +71,7 @@ async fn live(
         process,
         registers,
         ttl,
+        brief,
         seed,
         ..
     } = assignment;
@@ -91,6 +95,7 @@ async fn live(
         next_ask,
         registers,
         ttls: ttl,
+        brief,
         rng,
         stop,
     }

@@ -28,7 +28,8 @@ struct Worker {
 
 #[derive(Debug)]
 struct Plan {
-    url: String,
+    /// One for each worker.
+    urls: Vec<String>,
     address: SocketAddr,
     options: Options,
 }
@@ -36,16 +37,16 @@ struct Plan {
 impl Workers {
     /// Starts all workers.
     pub(crate) fn start_all(
-        url: String,
+        urls: Vec<String>,
         address: SocketAddr,
         options: &Options,
         home: Home,
     ) -> Result<Self, BoxError> {
-        let slots = (0..options.processes).map(|_| None).collect();
+        let slots = urls.iter().map(|_| None).collect();
         let mut workers = Self {
             slots,
             plan: Plan {
-                url,
+                urls,
                 address,
                 options: options.clone(),
             },
@@ -60,17 +61,18 @@ impl Workers {
         self.last_process += 1;
         let number = self.last_process;
         let Plan {
-            url,
+            urls,
             address,
             options,
         } = &self.plan;
+        let processes = urls.len() as u32;
         // As evenly as possible: the first ones have one more.
-        let clients = options.clients / options.processes
-            + u32::from((slot as u32) < options.clients % options.processes);
+        let clients =
+            options.clients / processes + u32::from((slot as u32) < options.clients % processes);
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("worker")
-            .args(["--url", url, "--home", &address.to_string()]);
+            .args(["--url", &urls[slot], "--home", &address.to_string()]);
         for (name, value) in [
             ("--process", number),
             ("--clients", clients),
@@ -84,6 +86,9 @@ impl Workers {
             "--ttl",
             &options.ttl.to_string(),
         ]);
+        if options.no_faults {
+            command.arg("--brief");
+        }
         command.stdin(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let orders = child.stdin.take().ok_or("a worker has no input")?;
@@ -120,8 +125,17 @@ impl Workers {
         Ok(())
     }
 
+    /// The process that runs a worker now.
+    pub(crate) fn number(&self, slot: usize) -> Result<u32, BoxError> {
+        Ok(self.worker(slot)?.number)
+    }
+
+    fn worker(&self, slot: usize) -> Result<&Worker, BoxError> {
+        Ok(self.slots[slot].as_ref().ok_or("the worker is not there")?)
+    }
+
     fn signal(&self, slot: usize, signal: Signal) -> Result<u32, BoxError> {
-        let worker = self.slots[slot].as_ref().ok_or("the worker is not there")?;
+        let worker = self.worker(slot)?;
         let pid = worker
             .child
             .id()

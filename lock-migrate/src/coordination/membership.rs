@@ -17,8 +17,8 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Both, Member, MemberReport, Plan, Plans, RecordFloor, RecordStore, Ticket, draining::Written,
-    joined::Joined, ticket::Bound,
+    Both, Member, MemberReport, NotProven, Plan, Plans, RecordFloor, RecordStore, Ticket,
+    draining::Written, joined::Joined, ticket::Bound,
 };
 use crate::{MemFloor, Phase, acquire::PAUSE, stores::Stores};
 
@@ -135,13 +135,7 @@ impl Membership {
         let bound = state.bound.clone();
         let is_valid = (bound.as_ref()).is_some_and(|bound| bound.lease.deadline().is_ok());
         let admitted = state.member.begin(name, is_valid);
-        let (id, phase) = admitted.map_err(|unproven| {
-            let error = LockError::new(ErrorKind::Unavailable, unproven.to_string());
-            match state.obstacle.clone() {
-                Some(obstacle) => error.caused_by(obstacle),
-                None => error,
-            }
-        })?;
+        let (id, phase) = admitted.map_err(|unproven| state.unproven(unproven))?;
         let plan = state.member.plan_of(name).cloned();
         let is_complete = plan.as_ref().is_some_and(|plan| plan.complete.is_some());
         Ok(Ticket {
@@ -151,6 +145,21 @@ impl Membership {
             stores: self.shared.stores(&mut state, plan.as_ref()),
             bound: bound.filter(|_| !is_complete),
         })
+    }
+
+    /// Waits until the phase of every name is known.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] with the reason why it is not.
+    pub(crate) async fn joined(&self, until: Instant) -> Result<(), LockError> {
+        let mut changes = self.changes();
+        while locked(&self.shared.state).member.report().is_none() {
+            if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+                return Err(locked(&self.shared.state).unproven(NotProven));
+            }
+        }
+        Ok(())
     }
 
     /// Where to look for a name, and how: in both stores while it may be in either.
@@ -185,6 +194,17 @@ impl Membership {
     /// Attempts and guards. For leak checks.
     pub(crate) fn tickets(&self) -> usize {
         locked(&self.shared.state).member.tickets()
+    }
+}
+
+impl State {
+    /// With the reason why there is no membership.
+    fn unproven(&self, unproven: NotProven) -> LockError {
+        let error = LockError::new(ErrorKind::Unavailable, unproven.to_string());
+        match self.obstacle.clone() {
+            Some(obstacle) => error.caused_by(obstacle),
+            None => error,
+        }
     }
 }
 

@@ -1,10 +1,15 @@
+use polylock::migrate::Phase;
+
 use super::{Terms, Violation};
-use crate::history::History;
+use crate::{event::Kind, history::History};
 
 /// Within this many TTLs, somebody holds a lock for longer than one TTL.
 const RENEWED_WITHIN: u32 = 30;
 /// Within this many TTLs, somebody does so when the lock cannot be renewed.
 const LOST_WITHIN: u32 = 60;
+
+/// Within this many TTLs of a membership, a plan comes to the last phase and back.
+const MOVED_WITHIN: u32 = 20;
 
 /// A run that is long enough has locks that were renewed past their first deadline and locks that
 /// were lost: otherwise it proves nothing about either.
@@ -13,6 +18,23 @@ pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
         return Ok(());
     };
     let length = last.at.since(first.at);
+    let moved = |phase| {
+        history
+            .events
+            .iter()
+            .any(|event| matches!(&event.kind, Kind::Moved { phase: to, .. } if *to == phase))
+    };
+    if let Some(missed) = Phase::ALL.into_iter().find(|phase| !moved(*phase))
+        && terms
+            .membership
+            .is_some_and(|ttl| length >= ttl * MOVED_WITHIN)
+    {
+        let message = format!("no plan has come to the phase {missed} in {length:?}");
+        return Err(Violation::new(message, last.at, last.at));
+    }
+    if terms.steady {
+        return Ok(());
+    }
     for (within, count, what) in [
         (RENEWED_WITHIN, history.renewed(), "renewed"),
         (LOST_WITHIN, history.lost(), "lost"),

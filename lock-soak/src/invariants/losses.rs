@@ -7,7 +7,7 @@ use crate::{
 /// A guard is lost only where its entry was removed, where the store went back behind it, or where,
 /// for at least half of its last lease, its process was stopped or the store was without a
 /// majority: in the other half it could have been renewed.
-pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
+pub(super) fn check(history: &History, terms: &Terms) -> Result<(), Violation> {
     for event in &history.events {
         let Kind::Lost { ask, why } = &event.kind else {
             continue;
@@ -15,7 +15,9 @@ pub(super) fn check(history: &History, _: &Terms) -> Result<(), Violation> {
         let Some(attempt) = history.attempts.get(ask) else {
             continue;
         };
-        let ttl = attempt.ttl;
+        let ttl = terms
+            .membership
+            .map_or(attempt.ttl, |ttl| ttl.min(attempt.ttl));
         let grant = attempt.grant.as_ref();
         // A lock is lost then, too, if it was granted in between by a store that the client took
         // for the old one.
@@ -147,6 +149,16 @@ mod tests {
         };
         short(1_100).keeps(check);
         short(1_000).breaks(check, "impeded for 900ms");
+    }
+
+    #[test]
+    fn a_membership_that_is_shorter_than_the_lease_is_lost_first() {
+        let story = || lost(held().outage(3_000, 5_100), 5_200);
+        story().breaks(check, "impeded for 2.1s");
+        story().of_members(Duration::from_secs(4)).keeps(check);
+        story()
+            .of_members(Duration::from_secs(5))
+            .breaks(check, "impeded for 2.1s");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod removals;
 mod returns;
 #[cfg(test)]
 mod story;
+mod throughput;
 mod tokens;
 mod waits;
 mod wakes;
@@ -54,6 +55,10 @@ pub(crate) struct Terms {
     /// True if a waiter of a store that is well has a free lock at once: no leases of dead clients,
     /// no elections, no slow polls.
     pub(crate) prompt: bool,
+    /// The TTL of memberships in a migration: a guard is not valid for longer.
+    pub(crate) membership: Option<Duration>,
+    /// True if nothing was disturbed, and locks were held only briefly.
+    pub(crate) steady: bool,
     /// True if a store that went back forgets tokens that it has handed out, so that no guard from
     /// before counts any more.
     pub(crate) forgets_tokens: bool,
@@ -76,6 +81,10 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     (
         "who holds a lock learns that the store went back",
         returns::check,
+    ),
+    (
+        "increments go on where nothing is disturbed",
+        throughput::check,
     ),
     ("workers come to a good end", workers_end::check),
     ("nothing is left in the store", clean_store::check),

@@ -11,6 +11,8 @@ use crate::{
 pub(super) struct Story {
     events: Vec<Event>,
     prompt: bool,
+    steady: bool,
+    membership: Option<Duration>,
 }
 
 const TTL: Duration = Duration::from_secs(10);
@@ -71,6 +73,18 @@ impl Story {
         self
     }
 
+    /// Makes it a story of a migration, whose memberships have this TTL.
+    pub(super) fn of_members(mut self, ttl: Duration) -> Self {
+        self.membership = Some(ttl);
+        self
+    }
+
+    /// Makes it a story without faults.
+    pub(super) fn steady(mut self) -> Self {
+        self.steady = true;
+        self
+    }
+
     pub(super) fn verdict(self, check: Check) -> Result<(), Violation> {
         let wait_limit = |_| Duration::from_secs(2);
         let terms = Terms {
@@ -78,6 +92,8 @@ impl Story {
             clients: 8,
             wait_limit,
             prompt: self.prompt,
+            membership: self.membership,
+            steady: self.steady,
             forgets_tokens: !self.prompt,
         };
         check(&History::new(self.events), &terms)

@@ -6,6 +6,7 @@ const RETURNS: &[Return] = &[Return::Copy, Return::Nothing];
 fn shape(members: usize, ttl: u64) -> Shape {
     Shape {
         members,
+        has_lone_server: false,
         workers: 4,
         ttls: Duration::from_secs(ttl).into(),
         acts: ACTS,
@@ -23,6 +24,37 @@ fn schedule(seed: u64) -> Schedule {
 
 fn kind(fault: &StoreFault) -> String {
     fault.to_string().replace(char::is_numeric, "")
+}
+
+/// Three members, a single server besides, and eight workers.
+fn migration(seed: u64) -> Schedule {
+    let shape = Shape {
+        has_lone_server: true,
+        workers: 8,
+        ..shape(3, 10)
+    };
+    Schedule::new(seed, Duration::from_secs(600), &shape)
+}
+
+#[test]
+fn a_migration_has_the_faults_of_both_stores_and_cuts_workers_off() {
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut links = std::collections::BTreeSet::new();
+    for schedule in (0..20).map(migration) {
+        for step in schedule.store {
+            let is_server = step.fault.to_string().contains("member 3");
+            assert!(!is_server || step.fault.takes_majority(3), "{}", step.fault);
+            kinds.insert(kind(&step.fault));
+        }
+        let faults = schedule.workers.iter().map(|step| &step.fault);
+        links.extend(faults.filter_map(|fault| match fault {
+            WorkerFault::CutOff(_, link) => Some(format!("{link:?}")),
+            _ => None,
+        }));
+    }
+    // Those of a cluster, a delay, and replies that are lost.
+    assert_eq!(kinds.len(), 23, "{kinds:?}");
+    assert_eq!(links.len(), 3, "{links:?}");
 }
 
 #[test]

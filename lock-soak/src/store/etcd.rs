@@ -89,6 +89,26 @@ impl Etcd {
         Ok(store)
     }
 
+    /// Addresses that clients connect to.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        self.cluster.endpoints()
+    }
+
+    /// URL of clients that reach the members at these addresses.
+    pub(super) fn url_at(&self, endpoints: &[String], ttl: Duration) -> String {
+        let user = if self.has_users {
+            format!("{USER}:{PASSWORD}@")
+        } else {
+            String::new()
+        };
+        let namespace = NAMESPACE.trim_end_matches('/');
+        format!(
+            "etcd://{user}{}/{namespace}?ttl={}s",
+            endpoints.join(","),
+            ttl.as_secs()
+        )
+    }
+
     /// Connects on a path that no fault touches, unlike the clients under test. With authentication
     /// only root may do everything; without it, a server refuses users.
     async fn operator(&self, member: usize) -> Result<Client, BoxError> {
@@ -309,17 +329,7 @@ async fn run(program: &str, arguments: &[&str]) -> Result<(), BoxError> {
 #[async_trait]
 impl Store for Etcd {
     fn url(&self, ttl: Duration) -> String {
-        let user = if self.has_users {
-            format!("{USER}:{PASSWORD}@")
-        } else {
-            String::new()
-        };
-        let namespace = NAMESPACE.trim_end_matches('/');
-        format!(
-            "etcd://{user}{}/{namespace}?ttl={}s",
-            self.cluster.endpoints().join(","),
-            ttl.as_secs()
-        )
+        self.url_at(&self.cluster.endpoints(), ttl)
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {

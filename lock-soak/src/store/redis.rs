@@ -125,6 +125,20 @@ impl Redis {
         })
     }
 
+    /// Address that clients connect to.
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.proxy.address()
+    }
+
+    /// URL of clients that reach the server at this address.
+    pub(super) fn url_at(address: std::net::SocketAddr, ttl: Duration) -> String {
+        format!(
+            "redis://{USER}:{PASSWORD}@{address}/?ttl={}s&poll_interval={}s",
+            ttl.as_secs(),
+            POLL.as_secs()
+        )
+    }
+
     /// Connects on a path that no fault touches, unlike the clients under test.
     async fn operator(&self) -> Result<MultiplexedConnection, BoxError> {
         Ok(Client::open(self.server.url())?
@@ -212,12 +226,7 @@ impl Redis {
 #[async_trait]
 impl Store for Redis {
     fn url(&self, ttl: Duration) -> String {
-        format!(
-            "redis://{USER}:{PASSWORD}@{}/?ttl={}s&poll_interval={}s",
-            self.proxy.address(),
-            ttl.as_secs(),
-            POLL.as_secs()
-        )
+        Self::url_at(self.proxy.address(), ttl)
     }
 
     async fn leader(&self) -> Result<usize, BoxError> {
