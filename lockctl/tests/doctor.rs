@@ -62,7 +62,10 @@ fn a_good_redis_has_no_failure_and_is_measured() {
     let (code, figures) = lockctl(&["bench", server.url(), "--duration", "200ms"]);
     assert_eq!(code, 0);
     for figure in figures.as_array().unwrap() {
-        assert!(figure["count"].as_u64().unwrap() > 0 && figure["p99_ms"].as_f64().unwrap() > 0.0);
+        assert!(figure["count"].as_u64().unwrap() > 0);
+        // A round trip takes more than ten microseconds, and less than all of them.
+        let [median, worst] = ["p50_ms", "max_ms"].map(|it| figure[it].as_f64().unwrap());
+        assert!(median > 0.01 && worst < 10_000.0, "{figure}");
     }
 }
 

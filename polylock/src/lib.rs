@@ -123,6 +123,17 @@
 //! `LOCK_ETCD_PASSWORD`, `LOCK_ETCD_CA`, `LOCK_ETCD_CERT` and `LOCK_ETCD_KEY`, and the same with
 //! `LOCK_REDIS_`. Secrets are never printed, neither in messages nor by `Debug`.
 //!
+//! # Configuration
+//!
+//! With the feature `serde`, `LockConfig` is a part of an application's configuration: a URL or its
+//! parts, the password from a file or a variable, TLS, defaults, layers. It is read from TOML,
+//! YAML, JSON or the environment by whatever reads the rest.
+//!
+//! # Without a runtime
+//!
+//! With the feature `blocking`, the module `blocking` has the same for programs that have no
+//! runtime.
+//!
 //! # Beyond the URL
 //!
 //! The backends are the modules `mem`, `etcd` and `redis`, each behind its feature, with typed
@@ -132,8 +143,14 @@
 //! on top of any of them, such as traces and metrics. [`lock_core`] and the crate `lock-conformance`
 //! explain how to write one, and how to prove it.
 
+#[cfg(feature = "blocking")]
+pub mod blocking;
+#[cfg(feature = "serde")]
+mod config;
 mod connect;
 
+#[cfg(feature = "serde")]
+pub use config::{ConfigChanges, LayersConfig, LockConfig};
 pub use connect::{connect, from_env, registry};
 pub use lock_core::{
     AcquireOptions, Acquisition, AcquisitionObserver, AcquisitionStatus, Answer, Capabilities,
@@ -163,6 +180,12 @@ pub use lock_migrate as migrate;
 pub use lock_redis as redis;
 
 /// Compiles the code of the README.
-#[cfg(all(doctest, feature = "layers", feature = "mem"))]
+#[cfg(all(
+    doctest,
+    feature = "blocking",
+    feature = "layers",
+    feature = "mem",
+    feature = "serde"
+))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
