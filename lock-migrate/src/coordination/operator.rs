@@ -224,7 +224,8 @@ impl Operator {
     }
 
     /// Waits until all live members have followed a plan; `progress` is called with every look.
-    /// Returns how far they are after `limit` if they have not.
+    /// Returns how far they are after `limit` if they have not. A target that does not answer is
+    /// asked again until then.
     ///
     /// # Errors
     ///
@@ -237,7 +238,17 @@ impl Operator {
     ) -> Result<PlanStatus, LockError> {
         let until = Instant::now() + limit;
         loop {
-            let seen = self.look().await?;
+            let seen = match self.look().await {
+                Ok(seen) => seen,
+                // Such as while a thousand members follow at once.
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable && Instant::now() + LOOK < until =>
+                {
+                    sleep(LOOK).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let status = seen.status_of(seen.plan(prefix)?, 0);
             progress(&status);
             if status.settled || timeout_at(until, sleep(LOOK)).await.is_err() {
