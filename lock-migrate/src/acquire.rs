@@ -86,7 +86,13 @@ async fn take_source(
     machine: &mut Attempt,
     taken: &mut Taken,
 ) -> Progress {
-    let took = take(stores.source()?, asked, asked.options.clone()).await;
+    let mut options = asked.options.clone();
+    let marked = (stores.member.as_ref())
+        .and_then(|member| link::encode_member(member, asked.options.metadata()));
+    if let Some(marked) = marked {
+        options = options.with_metadata(marked);
+    }
+    let took = take(stores.source()?, asked, options).await;
     let Some(guard) = took? else {
         return Ok(Some(Outcome::NotFree));
     };

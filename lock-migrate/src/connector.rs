@@ -175,8 +175,14 @@ impl MigrateConnector {
         }
         let target = EtcdConnector.open(&parsed.target).await?;
         let records = Arc::new(target.records());
-        let source = self.sources.open(&parsed.source).await?;
-        Ok(Operator::new(source, Arc::new(target), records, by))
+        let sources = self.sources.clone();
+        Ok(Operator::with_source_at(
+            sources,
+            parsed.source,
+            Arc::new(target),
+            records,
+            by,
+        ))
     }
 }
 

@@ -135,9 +135,10 @@ pub use capabilities::capabilities;
 #[cfg(feature = "etcd")]
 pub use connector::MigrateConnector;
 pub use coordination::{
-    HistoryEntry, LeaseHandle, MemRecords, Member, MemberReport, MemberStatus, NotProven, Operator,
-    Order, Plan, PlanStatus, PlanStep, Plans, Preparation, Record, RecordLease, RecordStore,
-    RecordWatch, RecordWrite, Refusal, Status, Write,
+    Evidence, Finding, FindingKind, HistoryEntry, LeaseHandle, MemRecords, Member, MemberReport,
+    MemberStatus, NotProven, Operator, Order, Plan, PlanStatus, PlanStep, Plans, Preparation,
+    Record, RecordLease, RecordStore, RecordWatch, RecordWrite, Refusal, Sighting, Status,
+    Verification, Verified, Verifier, Write,
 };
 #[cfg(feature = "etcd")]
 pub use etcd_floor::EtcdFloor;

@@ -158,6 +158,7 @@ impl MigratingLockBuilder {
                     target: Arc::clone(target),
                     head_room: self.head_room,
                     links,
+                    member: source.capabilities().metadata.then(OwnerId::random),
                 };
                 let (membership, service) = Membership::new(records, both, label);
                 // It has an end of its own: guards outlive the client.
@@ -172,6 +173,7 @@ impl MigratingLockBuilder {
                     floor: floor.unwrap_or_else(|| Arc::new(crate::MemFloor::new())),
                     head_room: self.head_room,
                     links,
+                    member: None,
                     final_floor: OnceLock::new(),
                     is_prepared: AtomicBool::new(false),
                 }),

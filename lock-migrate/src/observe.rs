@@ -10,6 +10,7 @@ use lock_core::{
 
 use crate::{
     FloorStore, Phase,
+    link::{strip_mark, without_mark},
     merge::{OfTarget, merge},
     stores::Stores,
 };
@@ -24,17 +25,19 @@ pub(crate) async fn inspect(
     name: &LockName,
 ) -> Result<Option<LockInfo>, LockError> {
     Ok(match phase {
-        Phase::SourceOnly => stores.source()?.inspect_named(name).await?,
+        Phase::SourceOnly => of_source(stores, name).await?,
         Phase::TargetOnly | Phase::Final => of_target(stores, name).await?.map(|seen| seen.info),
         Phase::Dual => {
-            let seen = try_join(
-                stores.source()?.inspect_named(name),
-                of_target(stores, name),
-            );
+            let seen = try_join(of_source(stores, name), of_target(stores, name));
             let (source, target) = seen.await?;
             merge(source, target)
         }
     })
+}
+
+async fn of_source(stores: &Stores, name: &LockName) -> Result<Option<LockInfo>, LockError> {
+    let info = stores.source()?.inspect_named(name).await?;
+    Ok(info.map(without_mark))
 }
 
 async fn of_target(stores: &Stores, name: &LockName) -> Result<Option<OfTarget>, LockError> {
@@ -64,7 +67,13 @@ pub(crate) async fn force_release(
     only: Option<&OwnerId>,
 ) -> Result<Vec<LockHolder>, LockError> {
     match phase {
-        Phase::SourceOnly => return stores.source()?.force_release_named(name, only).await,
+        Phase::SourceOnly => {
+            let mut removed = stores.source()?.force_release_named(name, only).await?;
+            for holder in &mut removed {
+                strip_mark(holder);
+            }
+            return Ok(removed);
+        }
         Phase::TargetOnly | Phase::Final => {
             let removed = stores.target()?.force_release_named(name, only).await?;
             return present_holders(stores, name, removed).await;
@@ -73,7 +82,7 @@ pub(crate) async fn force_release(
     }
     let source = stores.source()?;
     let target = stores.target()?;
-    let seen = try_join(source.inspect_named(name), of_target(stores, name));
+    let seen = try_join(of_source(stores, name), of_target(stores, name));
     let (in_source, in_target) = seen.await?;
     let linked = in_target.as_ref().and_then(|seen| seen.source.clone());
     let in_source = in_source.map(|info| info.holder().clone());
@@ -131,7 +140,7 @@ pub(crate) async fn watch(
     floors: Floors,
 ) -> Result<LockWatch, LockError> {
     if phase == Phase::SourceOnly {
-        return stores.source()?.watch_named(name).await;
+        return Ok(LockWatch::new(watch_source(stores, name).await?));
     }
     let target = stores.target()?.watch_named(name).await?;
     let target = target.then(move |seen| {
@@ -147,8 +156,19 @@ pub(crate) async fn watch(
         let infos = target.map_ok(|seen: Option<OfTarget>| seen.map(|seen| seen.info));
         return Ok(LockWatch::new(infos));
     }
-    let source = stores.source()?.watch_named(name).await?;
+    let source = watch_source(stores, name).await?;
     Ok(LockWatch::new(both(source, target)))
+}
+
+async fn watch_source(
+    stores: &Stores,
+    name: &LockName,
+) -> Result<
+    impl Stream<Item = Result<Option<LockInfo>, LockError>> + Send + 'static + use<>,
+    LockError,
+> {
+    let watch = stores.source()?.watch_named(name).await?;
+    Ok(watch.map_ok(|info| info.map(without_mark)))
 }
 
 /// What one of two watches has told.
@@ -223,7 +243,8 @@ pub(crate) async fn list(
     floors: Floors,
 ) -> Result<LockList, LockError> {
     if phase == Phase::SourceOnly {
-        return stores.source()?.list(prefix).await;
+        let source = stores.source()?.list(prefix).await?;
+        return Ok(LockList::new(source.map_ok(without_mark)));
     }
     let target = stores.target()?.list(prefix).await?;
     let target = target.and_then(move |info| {
@@ -241,7 +262,7 @@ pub(crate) async fn list(
     let mut infos = Vec::new();
     let mut source = source;
     while let Some(info) = source.next().await {
-        let info = info?;
+        let info = without_mark(info?);
         let target = of_target.remove(&info.name);
         infos.extend(merge(Some(info), target));
     }

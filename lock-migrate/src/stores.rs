@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use crate::FloorStore;
-use lock_core::{DistributedLock, ErrorKind, LockError};
+use lock_core::{DistributedLock, ErrorKind, LockError, OwnerId};
 
 /// The two stores of a migration, as far as the phase needs them, and the floor.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(crate) struct Stores {
     pub(crate) head_room: u64,
     /// Entries of the target can tell which of the source they belong to.
     pub(crate) links: bool,
+    /// The member whose entries in the source are marked, so that a verifier knows them.
+    pub(crate) member: Option<OwnerId>,
     pub(crate) final_floor: OnceLock<u64>,
     pub(crate) is_prepared: AtomicBool,
 }

@@ -21,6 +21,7 @@ use lock_core::{
 use lock_etcd::EtcdLock;
 use lock_migrate::{MigrateConnector, MigratingLock, Operator, Order, Phase};
 use lock_redis::{RedisConnector, RedisLock};
+use redis::aio::MultiplexedConnection;
 use tokio::task::JoinHandle;
 
 use common::{HEAD_ROOM, Load, MEMBERS, start_servers};
@@ -106,6 +107,12 @@ async fn go(operator: &Operator, order: Order, phase: Phase) {
 }
 
 async fn is_settled(operator: &Operator, prefix: &str) -> bool {
+    let has_members = async {
+        while operator.status().await.unwrap().members.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, has_members).await.unwrap();
     let status = operator.settle(prefix, LIMIT, |_| {}).await.unwrap();
     println!("{status:?}");
     status.settled
@@ -176,6 +183,72 @@ async fn a_member_that_is_cut_off_holds_nothing_when_the_others_go_on() {
     let late = far.acquire_with("orders/1", options).await.unwrap();
     world.load.resources[0].work(&late).await;
     late.release().await.unwrap();
+    world.end().await;
+}
+
+/// Takes a lock as redis-py does, and waits for its turn as it does.
+async fn set_by_another_library(redis: &mut MultiplexedConnection, name: &str, owner: &str) {
+    loop {
+        let mut set = redis::cmd("SET");
+        set.arg(name).arg(owner).arg("NX").arg("PX").arg(60_000);
+        if let Some(_ok) = set.query_async::<Option<String>>(redis).await.unwrap() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_library_on_the_same_key_holds_up_the_step_to_etcd_alone() {
+    const OWNER: &str = "5b4e0d0c-redis-py";
+    let Some(mut world) = World::start() else {
+        return;
+    };
+    let client = redis::Client::open(world.redis.url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let members = [
+        world.member("m0", world.etcd.endpoint()).await,
+        world.member("m1", world.etcd.endpoint()).await,
+    ];
+    members.iter().for_each(|member| world.work(member));
+    let operator = world.operator().await;
+    operator.plan("orders/", false).await.unwrap();
+    go(&operator, Order::Advance, Phase::Dual).await;
+    world.goes_on().await;
+    let verification = operator.verify("orders/", false).await.unwrap();
+    assert_eq!(verification.verified.foreign, [], "members are none");
+
+    set_by_another_library(&mut redis, "orders/2", OWNER).await;
+    let advance = async |operator: &Operator| {
+        let order = operator.order("orders/", Order::Advance, LIMIT, false);
+        order.await
+    };
+    let refused = advance(&operator).await.unwrap_err();
+    let says = refused.to_string();
+    assert!(says.contains("orders/2") && says.contains(OWNER), "{says}");
+    assert!(says.contains("another library"), "{says}");
+    let _: () = redis::cmd("DEL")
+        .arg("orders/2")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    world.goes_on().await;
+    let refused = advance(&operator).await.unwrap_err();
+    assert!(
+        refused.to_string().contains(OWNER),
+        "it was seen: {refused}"
+    );
+
+    let window = Duration::from_secs(1);
+    let operator = operator.with_foreign_window(window);
+    let is_over = async {
+        while advance(&operator).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, is_over).await.unwrap();
+    assert!(is_settled(&operator, "orders/").await);
+    world.goes_on().await;
     world.end().await;
 }
 

@@ -2,57 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-use std::{sync::Arc, time::Duration};
+mod harness;
 
+use std::time::Duration;
+
+use harness::world::World;
 use lock_core::{
-    AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LockName,
-    LossReason,
+    AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason,
 };
-use lock_mem::MemStore;
-use lock_migrate::{
-    MemRecords, MigratingLock, Operator, Order, Phase, PlanStatus, RecordStore, RecordWrite, Write,
-};
+use lock_migrate::{Operator, Order, Phase, PlanStatus, RecordStore, RecordWrite, Write};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-struct World {
-    source: MemStore,
-    target: MemStore,
-    records: MemRecords,
-}
-
-impl World {
-    fn member(&self, label: &str) -> MigratingLock {
-        MigratingLock::coordinated(
-            Arc::new(self.source.client()),
-            Arc::new(self.target.client()),
-            Arc::new(self.records.clone()),
-        )
-        .with_head_room(10)
-        .with_label(label)
-        .build()
-        .unwrap()
-    }
-
-    fn operator(&self, by: &str) -> Operator {
-        Operator::new(
-            Arc::new(self.source.client()),
-            Arc::new(self.target.client()),
-            Arc::new(self.records.clone()),
-            by,
-        )
-        .with_head_room(10)
-    }
-
-    async fn has(&self, name: &str) -> (bool, bool) {
-        let name: LockName = name.parse().unwrap();
-        (
-            self.source.entries(&name) > 0,
-            self.target.entries(&name) > 0,
-        )
-    }
-}
 
 async fn go(operator: &Operator, order: Order) -> PlanStatus {
     // A member that has only just joined has not reported yet.
@@ -208,7 +168,7 @@ async fn without_a_membership_guards_are_lost_and_nothing_is_granted() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_meant_changes_nothing() {
     let world = World::default();
-    let operator = world.operator("me");
+    let operator = world.operator("me").without_members(true);
     let says = |error: lock_core::LockError, text: &str| {
         assert!(error.to_string().contains(text), "{error}");
     };
@@ -223,6 +183,11 @@ async fn what_cannot_be_meant_changes_nothing() {
             "overlaps",
         );
     }
+    let error = operator.plan("", false).await.unwrap_err();
+    says(error, "`orders/` overlaps all names");
+    let careful = world.operator("me");
+    let error = careful.order("orders/", Order::Advance, LIMIT, false).await;
+    says(error.unwrap_err(), "no live members");
     let others = world.target.client();
     let guard = others.acquire("invoices/1").await.unwrap();
     says(

@@ -11,6 +11,7 @@ mod shell;
 #[cfg(unix)]
 mod signals;
 mod store;
+mod verify;
 
 use std::{future::Future, process::ExitCode};
 
@@ -32,6 +33,7 @@ Exit codes (those of `run` and `try` are in their own help):
     2  the command line or the URL is wrong
     3  refused, and nothing was changed; the message says what to do
     4  the change was made, but not all members were seen to follow it within the limit
+    5  something is not as it should be; the findings say what
   130  interrupted; a change that had been made stands";
 
 /// Names of the processes that lockctl starts beside the command.
@@ -88,6 +90,8 @@ enum Done {
     Refused,
     /// The change was made, and not all members were seen to follow it.
     Behind,
+    /// A verification has found something.
+    Found,
     Interrupted,
 }
 
@@ -161,6 +165,7 @@ async fn until_interrupted(
         Ok(Done::Failed) => 1,
         Ok(Done::Refused) => 3,
         Ok(Done::Behind) => 4,
+        Ok(Done::Found) => 5,
         Ok(Done::Interrupted) => 130,
         Err(error) => {
             eprintln!("lockctl: {error}");
@@ -174,7 +179,10 @@ fn exit_code(error: &LockError) -> u8 {
         _ if error.is_indeterminate() => 1,
         ErrorKind::InvalidName | ErrorKind::InvalidUrl | ErrorKind::UnknownScheme => 2,
         // The coordinator's records are of another version, or tokens have not passed others yet.
-        ErrorKind::InvalidConfig | ErrorKind::Protocol | ErrorKind::TimedOut => 3,
+        ErrorKind::InvalidConfig
+        | ErrorKind::Protocol
+        | ErrorKind::TimedOut
+        | ErrorKind::Unsupported => 3,
         _ => 1,
     }
 }

@@ -14,6 +14,7 @@ use polylock::{
 use crate::{
     Done,
     output::{self, Behind, Outcome},
+    verify::Verify,
 };
 
 #[derive(Debug, Subcommand)]
@@ -25,7 +26,9 @@ pub(crate) enum Migrate {
     /// Show what operators have done
     History(Look),
     /// Go to the next phase, and wait until all members have followed
-    Advance(Move),
+    Advance(Advance),
+    /// Compare what both stores hold, and look for those who lock in the source alone
+    Verify(Verify),
     /// Go back to the phase before, and wait until all members have followed
     Rollback(Move),
     /// Refuse to advance until resumed
@@ -47,7 +50,7 @@ pub(crate) struct Look {
     url: Option<String>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What to change.
@@ -75,7 +78,21 @@ pub(crate) struct Move {
     drain_limit: Duration,
 }
 
-fn limit(text: &str) -> Result<Duration, String> {
+/// A step forward.
+#[derive(Debug, Args)]
+pub(crate) struct Advance {
+    #[command(flatten)]
+    step: Move,
+    /// Before target-only: how long nobody may have been seen to lock in the source without being
+    /// a member; 0s looks for nobody
+    #[arg(long, value_name = "DURATION", default_value = "10min", value_parser = limit)]
+    foreign_window: Duration,
+    /// Go on without any live member
+    #[arg(long)]
+    no_members: bool,
+}
+
+pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match limit <= Duration::from_secs(86_400) {
         true => Ok(limit),
@@ -95,10 +112,11 @@ impl Migrate {
     async fn operator(&self) -> Result<Operator, LockError> {
         let (look, by) = match self {
             Self::Status(look) | Self::History(look) => (look, "lockctl"),
+            Self::Verify(it) => (&it.look, "lockctl"),
             Self::Plan(it) | Self::Pause(it) | Self::Resume(it) | Self::Complete(it) => {
                 (&it.look, &*it.by)
             }
-            Self::Advance(it) | Self::Rollback(it) | Self::Abort(it) => {
+            Self::Advance(Advance { step: it, .. }) | Self::Rollback(it) | Self::Abort(it) => {
                 (&it.change.look, &*it.change.by)
             }
         };
@@ -113,7 +131,13 @@ impl Migrate {
             Self::Pause(it) => it.order(operator, Order::Pause).await?,
             Self::Resume(it) => it.order(operator, Order::Resume).await?,
             Self::Complete(it) => it.order(operator, Order::Complete).await?,
-            Self::Advance(it) => return it.step(operator, Order::Advance).await,
+            Self::Verify(it) => return it.run(operator).await,
+            Self::Advance(it) => {
+                let operator = (operator.clone())
+                    .with_foreign_window(it.foreign_window)
+                    .without_members(it.no_members);
+                return it.step.step(&operator, Order::Advance).await;
+            }
             Self::Rollback(it) => return it.step(operator, Order::RollBack).await,
             Self::Abort(it) => return it.abort(operator).await,
         }

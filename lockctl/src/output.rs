@@ -8,7 +8,7 @@ use std::{
 };
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use polylock::migrate::{HistoryEntry, Plan, PlanStatus, Status};
+use polylock::migrate::{Finding, HistoryEntry, Plan, PlanStatus, Status, Verification, Verified};
 use serde::Serialize;
 
 /// Members by label, with names of guards that still drain.
@@ -100,6 +100,85 @@ pub(crate) fn status(status: &Status, as_json: bool) {
     println!("{members}");
 }
 
+/// A sentence.
+pub(crate) fn finding(finding: &Finding) -> String {
+    let Finding {
+        name, kind, owner, ..
+    } = finding;
+    let whose = match (&finding.member, finding.token) {
+        (Some(member), _) => format!(", of {member}"),
+        (None, None) => ", of another library".to_owned(),
+        (None, Some(_)) => String::new(),
+    };
+    format!("{kind}: `{name}` by {owner}{whose}")
+}
+
+/// What was compared, and what was found.
+pub(crate) fn verifications(verifications: &[Verification], as_json: bool) {
+    if as_json {
+        return json(&verifications);
+    }
+    if verifications.is_empty() {
+        return println!("no plans: there is nothing to compare");
+    }
+    let mut compared = table([
+        "prefix",
+        "phase",
+        "settled",
+        "in source",
+        "in target",
+        "in both",
+        "findings",
+    ]);
+    for it in verifications {
+        compared.add_row([
+            prefix(&it.prefix),
+            it.phase.to_string(),
+            yes(it.settled),
+            it.in_source.to_string(),
+            it.in_target.to_string(),
+            it.pairs.to_string(),
+            it.findings.len().to_string(),
+        ]);
+    }
+    println!("{compared}");
+    let findings = verifications.iter().flat_map(|it| &it.findings);
+    findings.for_each(|it| println!("{}", finding(it)));
+}
+
+fn prefix(prefix: &str) -> String {
+    match prefix.is_empty() {
+        true => "(every name)".to_owned(),
+        false => prefix.to_owned(),
+    }
+}
+
+fn yes(is_so: bool) -> String {
+    if is_so { "yes" } else { "no" }.to_owned()
+}
+
+/// The tokens that the stores had come to, and the foreign lockers.
+fn verified(verified: &Verified) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let (Some(source), Some(target)) = (verified.source_token, verified.target_token) {
+        notes.push(format!(
+            "tokens {source} and {target} at {}",
+            instant(verified.at_ms)
+        ));
+    }
+    let shown = verified.foreign.iter().take(FOREIGN);
+    notes.extend(shown.map(|it| {
+        let last = instant(it.last_ms);
+        format!("foreign: {it}, last seen {last}")
+    }));
+    let more = verified.foreign.len().saturating_sub(FOREIGN);
+    notes.extend((more > 0).then(|| format!("foreign: {more} more, see --json")));
+    notes
+}
+
+/// The number of foreign lockers that the status of a plan names.
+const FOREIGN: usize = 3;
+
 fn plans(plans: &[PlanStatus]) -> Table {
     let mut table = table([
         "prefix", "phase", "from", "change", "settled", "floor", "notes",
@@ -109,17 +188,15 @@ fn plans(plans: &[PlanStatus]) -> Table {
         notes.extend(it.plan.paused.then(|| "paused".to_owned()));
         notes.extend(it.plan.complete.map(|_| "complete".to_owned()));
         notes.extend((!it.settled).then(|| behind(&it.behind)));
+        notes.extend(verified(&it.verified));
         table.add_row([
-            match it.plan.prefix.is_empty() {
-                true => "(every name)".to_owned(),
-                false => it.plan.prefix.clone(),
-            },
+            prefix(&it.plan.prefix),
             it.plan.phase.to_string(),
             it.plan.from.to_string(),
             it.plan.epoch.to_string(),
-            if it.settled { "yes" } else { "no" }.to_owned(),
+            yes(it.settled),
             it.floor.to_string(),
-            notes.join("; "),
+            notes.join("\n"),
         ]);
     }
     table
@@ -127,6 +204,11 @@ fn plans(plans: &[PlanStatus]) -> Table {
 
 /// The end of the year 9999, beyond which no instant is printed.
 const LATEST_MS: u64 = 253_402_300_799_000;
+
+fn instant(ms: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(ms.min(LATEST_MS));
+    humantime::format_rfc3339_seconds(at).to_string()
+}
 
 pub(crate) fn history(history: &[HistoryEntry], as_json: bool) {
     if as_json {
@@ -137,10 +219,9 @@ pub(crate) fn history(history: &[HistoryEntry], as_json: bool) {
     }
     let mut changes = table(["at", "by", "prefix", "what", "phase"]);
     for it in history {
-        let at = UNIX_EPOCH + Duration::from_millis(it.at_ms.min(LATEST_MS));
         let phase = it.phase.map(|phase| phase.to_string());
         changes.add_row([
-            humantime::format_rfc3339_seconds(at).to_string(),
+            instant(it.at_ms),
             it.by.clone(),
             it.prefix.clone(),
             it.what.clone(),

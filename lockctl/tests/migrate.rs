@@ -100,10 +100,12 @@ fn a_plan_goes_forward_and_is_aborted() {
     world.succeeds(&["pause", "orders/"]);
     world.is_refused(&["advance", "orders/"], "paused");
     world.succeeds(&["resume", "orders/"]);
+    world.is_refused(&["advance", "orders/"], "no live members");
     for phase in ["dual", "target-only"] {
-        let said = world.succeeds(&["advance", "orders/", "--dry-run"]);
+        let step = ["advance", "orders/", "--no-members"];
+        let said = world.succeeds(&[&step[..], &["--dry-run"]].concat());
         assert!(said.contains(&format!("would be in {phase}")), "{said}");
-        let said = world.succeeds(&["advance", "orders/"]);
+        let said = world.succeeds(&step);
         assert!(said.contains(&format!("is in {phase}")), "{said}");
     }
     world.is_refused(&["complete", "orders/"], "advance first");
@@ -167,6 +169,76 @@ async fn a_step_waits_for_the_members_and_names_what_they_hold() {
     let guard = locks.acquire("orders/1").await.unwrap();
     assert!(guard.token() > last);
     guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_who_locks_in_the_source_alone() {
+    let Some(world) = World::start() else { return };
+    let locks = polylock::connect(&world.url()).await.unwrap();
+    let guard = locks.acquire("orders/1").await.unwrap();
+    world.succeeds(&["plan", "orders/"]);
+    world.succeeds(&["plan", "invoices/"]);
+    guard.release().await.unwrap();
+    world.await_status(|status| status["plans"][1]["settled"] == true);
+    world.succeeds(&["advance", "orders/"]);
+    let guard = locks.acquire("orders/1").await.unwrap();
+    let said = world.succeeds(&["verify"]);
+    assert!(
+        said.contains("invoices/") && said.contains("dual"),
+        "{said}"
+    );
+
+    let other = polylock::connect(world.redis.url()).await.unwrap();
+    let foreign = other.acquire("orders/2").await.unwrap();
+    let owner = foreign.owner().to_string();
+    for arguments in [
+        &["verify", "orders/", "--dry-run"][..],
+        &["verify", "--watch", "2s"],
+    ] {
+        let (code, said) = world.says(arguments);
+        assert!(code == 5 && said.contains(&owner), "{code}: {said}");
+    }
+    let (code, found) = world.json(&["verify", "orders/"]);
+    assert!(code == 5 && found[0]["pairs"] == 1, "{found}");
+    assert_eq!(found[0]["findings"][0]["kind"], "foreign-in-source");
+    world.is_refused(&["advance", "orders/", "--dry-run"], &owner);
+    foreign.release().await.unwrap();
+    world.is_refused(&["advance", "orders/"], "foreign window");
+    let said = world.succeeds(&["status"]);
+    assert!(said.contains(&owner) && said.contains("tokens"), "{said}");
+    guard.release().await.unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    world.succeeds(&["advance", "orders/", "--foreign-window", "1s"]);
+    let (code, said) = world.says(&["verify", "orders/eu/"]);
+    assert!(code == 3 && said.contains("no plan"), "{said}");
+}
+
+/// Redis is not asked where nothing of it is needed.
+#[test]
+fn what_does_not_concern_the_source_does_without() {
+    let Some(world) = World::start() else { return };
+    let gone = world
+        .url()
+        .replace(world.redis.url(), "redis://127.0.0.1:1/0");
+    for arguments in [
+        &["plan", "orders/"][..],
+        &["pause", "orders/"],
+        &["resume", "orders/"],
+        &["advance", "orders/", "--no-members"],
+        &["status"],
+        &["history"],
+        &["rollback", "orders/"],
+        &["abort", "orders/"],
+    ] {
+        let (code, said) = said(run(&gone, arguments));
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+    }
+    world.succeeds(&["plan", "orders/"]);
+    world.succeeds(&["advance", "orders/", "--no-members"]);
+    for arguments in [&["verify"][..], &["advance", "orders/", "--no-members"]] {
+        let (code, said) = said(run(&gone, arguments));
+        assert!(code == 1 && said.contains("redis"), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

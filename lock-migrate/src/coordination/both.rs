@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
-use lock_core::DistributedLock;
+use lock_core::{DistributedLock, OwnerId};
 
 use crate::{FloorStore, stores::Stores};
 
@@ -11,6 +11,8 @@ pub(crate) struct Both {
     pub(crate) target: Arc<dyn DistributedLock>,
     pub(crate) head_room: u64,
     pub(crate) links: bool,
+    /// As [`Stores::member`] has it.
+    pub(crate) member: Option<OwnerId>,
 }
 
 impl Both {
@@ -21,6 +23,7 @@ impl Both {
             floor,
             head_room: self.head_room,
             links: self.links,
+            member: self.member.clone(),
             final_floor: complete.map_or_else(OnceLock::new, OnceLock::from),
             // The operator sees to it that tokens go on.
             is_prepared: AtomicBool::new(true),

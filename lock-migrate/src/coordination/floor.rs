@@ -20,9 +20,14 @@ pub(crate) struct RecordFloor {
     plan: Option<String>,
 }
 
-/// The record of a plan's floor. The last part of the name is never one of a lock's entry.
+/// The record of a plan's floor.
 pub(crate) fn floor_name(prefix: &str) -> String {
-    let mut name = "lock-migrate/floor".to_owned();
+    record_name("floor", prefix)
+}
+
+/// One of a plan's records. The last part of the name is never one of a lock's entry.
+pub(super) fn record_name(what: &str, prefix: &str) -> String {
+    let mut name = format!("lock-migrate/{what}");
     if !prefix.is_empty() {
         name.push(':');
         name.push_str(&prefix.replace('%', "%25").replace('/', "%2f"));

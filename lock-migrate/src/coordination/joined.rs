@@ -9,6 +9,9 @@ pub(super) struct MemberRecord {
     pub(super) format: u32,
     /// The process, for people.
     pub(super) label: String,
+    /// The mark of its entries in the source; empty if they have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) mark: String,
     #[serde(flatten)]
     pub(super) report: MemberReport,
 }
@@ -19,15 +22,17 @@ pub(super) const MEMBERS: &str = "lock-migrate/member:";
 pub(super) struct Joined {
     name: String,
     label: String,
+    mark: String,
     pub(super) lease: RecordLease,
     revision: i64,
 }
 
 impl Joined {
-    pub(super) fn new(lease: RecordLease, label: &str) -> Self {
+    pub(super) fn new(lease: RecordLease, label: &str, mark: Option<&OwnerId>) -> Self {
         Self {
             name: format!("{MEMBERS}{}", OwnerId::random()),
             label: label.to_owned(),
+            mark: mark.map(ToString::to_string).unwrap_or_default(),
             lease,
             revision: 0,
         }
@@ -41,6 +46,7 @@ impl Joined {
         let record = MemberRecord {
             format: Plans::FORMAT,
             label: self.label.clone(),
+            mark: self.mark.clone(),
             report,
         };
         let value = serde_json::to_vec(&record).map_err(plans::unreadable)?;

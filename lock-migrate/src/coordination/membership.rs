@@ -246,7 +246,7 @@ impl Shared {
     /// member.
     async fn join(&self) -> Result<Joined, LockError> {
         let lease = self.records.lease().await?;
-        let mut joined = Joined::new(lease, &self.label);
+        let mut joined = Joined::new(lease, &self.label, self.both.member.as_ref());
         joined
             .write(&*self.records, MemberReport::default())
             .await?;

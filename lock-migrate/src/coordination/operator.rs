@@ -1,16 +1,21 @@
 use std::{sync::Arc, time::Duration};
 
 use lock_core::{DistributedLock, ErrorKind, LockError, LockName};
+#[cfg(feature = "etcd")]
+use lock_core::{LockUrl, Registry};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    HistoryEntry, MemberReport, MemberStatus, Order, Plan, PlanStatus, Plans, Preparation,
-    RecordFloor, RecordStore, RecordWrite, Status, Write, floor_name,
-    joined::{MEMBERS, MemberRecord},
+    Evidence, HistoryEntry, MemberReport, Order, Plan, PlanStatus, Plans, Preparation, RecordFloor,
+    RecordStore, RecordWrite, Sighting, Status, Verified, Write, floor_name,
+    joined::MEMBERS,
     order::Step,
     plans::{check_format, unreadable},
+    seen::{Seen, invalid, named},
+    source::Source,
+    verifier::verified_name,
 };
-use crate::{FloorStore, lock::HEAD_ROOM, prepare::probe};
+use crate::{FloorStore, Phase, lock::HEAD_ROOM, prepare::probe};
 
 /// Changes the plans of a migration.
 ///
@@ -18,27 +23,17 @@ use crate::{FloorStore, lock::HEAD_ROOM, prepare::probe};
 /// the operator looked. One that dies leaves a plan that any other can continue or take back.
 #[derive(Clone, Debug)]
 pub struct Operator {
-    source: Arc<dyn DistributedLock>,
-    target: Arc<dyn DistributedLock>,
-    records: Arc<dyn RecordStore>,
+    pub(super) source: Arc<Source>,
+    pub(super) target: Arc<dyn DistributedLock>,
+    pub(super) records: Arc<dyn RecordStore>,
     by: String,
     head_room: u64,
+    pub(super) foreign_window: Duration,
+    is_without_members: bool,
 }
 
-/// The plans and the members, as they were at one instant or later, in this order: a member that
-/// is not seen has read the plans, or will.
-struct Seen {
-    plans: Plans,
-    revision: i64,
-    members: Vec<(String, MemberRecord)>,
-}
-
-impl Seen {
-    fn reports(&self) -> Vec<MemberReport> {
-        let reports = self.members.iter().map(|(_, member)| member.report.clone());
-        reports.collect()
-    }
-}
+/// Begins the names that the migration itself locks.
+pub(super) const OWN: &str = "lock-migrate/";
 
 impl Operator {
     /// An operator of the plans in `records`, which history calls `by`.
@@ -48,13 +43,57 @@ impl Operator {
         records: Arc<dyn RecordStore>,
         by: impl Into<String>,
     ) -> Self {
+        Self::of(Source::connected(source), target, records, by)
+    }
+
+    /// As [`new`](Self::new), with a source that is connected when it is needed first.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn with_source_at(
+        registry: Registry,
+        source: LockUrl,
+        target: Arc<dyn DistributedLock>,
+        records: Arc<dyn RecordStore>,
+        by: impl Into<String>,
+    ) -> Self {
+        Self::of(Source::at(registry, source), target, records, by)
+    }
+
+    fn of(
+        source: Source,
+        target: Arc<dyn DistributedLock>,
+        records: Arc<dyn RecordStore>,
+        by: impl Into<String>,
+    ) -> Self {
         Self {
-            source,
+            source: Arc::new(source),
             target,
             records,
             by: by.into(),
             head_room: HEAD_ROOM,
+            foreign_window: Self::FOREIGN_WINDOW,
+            is_without_members: false,
         }
+    }
+
+    /// How long foreign lockers must not have been seen, unless
+    /// [`with_foreign_window`](Self::with_foreign_window) says otherwise: ten minutes.
+    pub const FOREIGN_WINDOW: Duration = Duration::from_secs(600);
+
+    /// Sets how long nobody may have been seen to lock in the source without being a member before
+    /// [`Phase::TargetOnly`](crate::Phase::TargetOnly) is entered; default:
+    /// [`FOREIGN_WINDOW`](Self::FOREIGN_WINDOW). With zero nobody looks.
+    #[must_use]
+    pub fn with_foreign_window(mut self, window: Duration) -> Self {
+        self.foreign_window = window;
+        self
+    }
+
+    /// Lets [`Order::Advance`] go on without any live member, which is refused by default: members
+    /// with another target would not be seen.
+    #[must_use]
+    pub fn without_members(mut self, is_expected: bool) -> Self {
+        self.is_without_members = is_expected;
+        self
     }
 
     /// As [`MigratingLockBuilder::with_head_room`](crate::MigratingLockBuilder::with_head_room).
@@ -77,10 +116,10 @@ impl Operator {
                 Some(floor) => floor,
                 None => self.floor(&plan.prefix).read().await?,
             };
-            plans.push(seen.status_of(plan, floor));
+            let (verified, _) = self.verified(&plan.prefix).await?;
+            plans.push(seen.status_of(plan, floor, verified));
         }
-        let mut members: Vec<_> = seen.members.into_iter().map(member_status).collect();
-        members.sort_by(|one, other| (&one.label, &one.id).cmp(&(&other.label, &other.id)));
+        let members = seen.member_statuses();
         Ok(Status { plans, members })
     }
 
@@ -110,8 +149,12 @@ impl Operator {
             seen.plans.epoch = plan.epoch;
             seen.plans.add(plan.clone()).map_err(|other| {
                 invalid(format!(
-                    "the plan `{}` overlaps `{prefix}`; choose another prefix, or go on with that plan",
-                    other.prefix
+                    "the plan {} overlaps {}; choose another prefix, or go on with that plan",
+                    named(&other.prefix),
+                    match prefix {
+                        "" => "all names".to_owned(),
+                        prefix => named(prefix),
+                    }
                 ))
             })?;
             if let Some(held) = self.held_in_target(prefix).await? {
@@ -129,7 +172,7 @@ impl Operator {
         let mut list = self.target.list(prefix).await?;
         while let Some(info) = list.next().await {
             let name = info?.name;
-            if !name.as_str().starts_with("lock-migrate/") {
+            if !name.as_str().starts_with(OWN) {
                 return Ok(Some(name));
             }
         }
@@ -152,20 +195,26 @@ impl Operator {
         dry_run: bool,
     ) -> Result<Option<Plan>, LockError> {
         let until = Instant::now() + limit;
+        let mut foreign = self.foreign_window.is_zero().then(Vec::new);
         loop {
             let mut seen = self.look().await?;
             let plan = seen.plan(prefix)?.clone();
             let epoch = seen.plans.epoch + 1;
+            let known = foreign.as_deref().unwrap_or_default();
             let Step {
-                plan: next,
+                plan: mut next,
                 preparation,
             } = plan
-                .decide(order, &seen.reports(), epoch)
-                .map_err(|refusal| seen.refused(&plan, refusal))?;
+                .decide(order, self.evidence(&seen.reports(), known), epoch)
+                .map_err(|refusal| seen.refused(&plan, refusal, known))?;
+            let leaves_source = order == Order::Advance && plan.phase == Phase::Dual;
+            if leaves_source && foreign.is_none() {
+                foreign = Some(self.foreign_lockers(prefix, dry_run).await?);
+                continue;
+            }
             if dry_run {
                 return Ok(next);
             }
-            let mut next = next;
             let floor = self.prepared(prefix, preparation, until).await?;
             if let (Preparation::ReadFloor, Some(next)) = (preparation, &mut next) {
                 next.complete = Some(floor.0);
@@ -178,19 +227,33 @@ impl Operator {
                 (_, None) => Some(Write::Delete),
                 _ => None,
             };
-            let writes: Vec<_> = (write.into_iter())
+            let mut writes: Vec<_> = (write.into_iter())
                 .map(|write| RecordWrite {
                     name: &floor_name,
                     if_revision: floor.1,
                     write,
                 })
                 .collect();
+            let verified_name = verified_name(prefix);
+            if next.is_none() {
+                writes.push(RecordWrite {
+                    name: &verified_name,
+                    if_revision: self.verified(prefix).await?.1,
+                    write: Write::Delete,
+                });
+            }
             seen.replace(&plan, next.clone(), epoch);
             let shown = next.as_ref().unwrap_or(&plan);
             if self.write(seen, shown, word(order), &writes).await? {
                 return Ok(next);
             }
         }
+    }
+
+    fn evidence<'e>(&self, reports: &'e [MemberReport], foreign: &'e [Sighting]) -> Evidence<'e> {
+        Evidence::new(reports)
+            .with_foreign(foreign)
+            .without_members(self.is_without_members)
     }
 
     /// The floor that is to be written, and the revision that it is to replace.
@@ -204,14 +267,14 @@ impl Operator {
         match preparation {
             Preparation::None | Preparation::ReadFloor => {}
             Preparation::RaiseFloor => {
-                let reached = probe(Ok(&self.source), PROBE_LIMIT).await?;
+                let reached = probe(self.source.get().await, PROBE_LIMIT).await?;
                 let ahead = reached.saturating_add(self.head_room);
                 return Ok((floor.max(ahead), revision));
             }
             Preparation::AwaitSource if floor == 0 => {}
             Preparation::AwaitSource => {
                 let passed = floor.saturating_add(probe(Ok(&self.target), PROBE_LIMIT).await?);
-                while probe(Ok(&self.source), PROBE_LIMIT).await? <= passed {
+                while probe(self.source.get().await, PROBE_LIMIT).await? <= passed {
                     if Instant::now() >= until {
                         let message = "the source's tokens have not passed the target's in time; they do with its clock, so try again later";
                         return Err(LockError::new(ErrorKind::TimedOut, message));
@@ -249,7 +312,7 @@ impl Operator {
                 }
                 Err(error) => return Err(error),
             };
-            let status = seen.status_of(seen.plan(prefix)?, 0);
+            let status = seen.status_of(seen.plan(prefix)?, 0, Verified::default());
             progress(&status);
             if status.settled || timeout_at(until, sleep(LOOK)).await.is_err() {
                 return Ok(status);
@@ -267,7 +330,7 @@ impl Operator {
         self.target.shutdown().await.and(source)
     }
 
-    fn floor(&self, prefix: &str) -> RecordFloor {
+    pub(super) fn floor(&self, prefix: &str) -> RecordFloor {
         RecordFloor::of_plan(Arc::clone(&self.records), prefix)
     }
 
@@ -278,7 +341,7 @@ impl Operator {
     }
 
     /// Reads the plans first: a member that joins after the list has read these, or later ones.
-    async fn look(&self) -> Result<Seen, LockError> {
+    pub(super) async fn look(&self) -> Result<Seen, LockError> {
         let (plans, revision) = self.read_plans().await?;
         let mut members = Vec::new();
         for record in self.records.list(MEMBERS).await? {
@@ -319,74 +382,7 @@ impl Operator {
 /// How often what is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
-
-impl Seen {
-    fn plan(&self, prefix: &str) -> Result<&Plan, LockError> {
-        self.plans.plan(prefix).ok_or_else(|| {
-            let known: Vec<_> = (self.plans.plans.iter())
-                .map(|plan| format!("`{}`", plan.prefix))
-                .collect();
-            let known = match known.is_empty() {
-                true => "there are none; make one first".to_owned(),
-                false => format!("there are {}", known.join(", ")),
-            };
-            invalid(format!("there is no plan `{prefix}`; {known}"))
-        })
-    }
-
-    fn status_of(&self, plan: &Plan, floor: u64) -> PlanStatus {
-        let behind = (self.members.iter())
-            .filter(|(_, member)| !plan.is_followed_by(&member.report))
-            .map(|(_, member)| {
-                let draining = member.report.draining.get(&plan.prefix);
-                (member.label.clone(), draining.cloned().unwrap_or_default())
-            })
-            .collect();
-        PlanStatus {
-            plan: plan.clone(),
-            settled: plan.is_settled(&self.reports()),
-            floor,
-            behind,
-        }
-    }
-
-    /// With the members that are behind, if it is for them.
-    fn refused(&self, plan: &Plan, refusal: super::Refusal) -> LockError {
-        let mut message = format!("`{}`: {refusal}", plan.prefix);
-        if refusal == super::Refusal::Unsettled {
-            let behind = self.status_of(plan, 0).behind;
-            let behind: Vec<_> = behind.keys().take(5).cloned().collect();
-            message = format!("{message} (behind: {})", behind.join(", "));
-        }
-        invalid(message)
-    }
-
-    fn replace(&mut self, plan: &Plan, next: Option<Plan>, epoch: u64) {
-        self.plans.epoch = epoch;
-        match next {
-            Some(next) => {
-                let place = self
-                    .plans
-                    .plans
-                    .iter_mut()
-                    .find(|it| it.prefix == plan.prefix);
-                if let Some(place) = place {
-                    *place = next;
-                }
-            }
-            None => self.plans.plans.retain(|it| it.prefix != plan.prefix),
-        }
-    }
-}
-
-fn member_status((id, member): (String, MemberRecord)) -> MemberStatus {
-    MemberStatus {
-        id,
-        label: member.label,
-        seen: member.report.seen,
-    }
-}
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 fn word(order: Order) -> &'static str {
     match order {
@@ -397,8 +393,4 @@ fn word(order: Order) -> &'static str {
         Order::Remove => "remove",
         Order::Complete => "complete",
     }
-}
-
-fn invalid(message: String) -> LockError {
-    LockError::new(ErrorKind::InvalidConfig, message)
 }

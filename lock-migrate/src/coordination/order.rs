@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MemberReport, Plan};
+use super::{MemberReport, Plan, Sighting};
 use crate::Phase;
 
 /// A change of a plan that an operator wants.
@@ -23,6 +23,40 @@ pub enum Order {
     Remove,
     /// Ends the migration for good: no way back, and no members any more.
     Complete,
+}
+
+/// What an operator knows when it decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    reports: &'a [MemberReport],
+    foreign: &'a [Sighting],
+    is_without_members: bool,
+}
+
+impl<'a> Evidence<'a> {
+    /// The reports of all live members.
+    #[must_use]
+    pub fn new(reports: &'a [MemberReport]) -> Self {
+        Self {
+            reports,
+            foreign: &[],
+            is_without_members: false,
+        }
+    }
+
+    /// Those who were seen to lock in the source without being members, lately enough to count.
+    #[must_use]
+    pub fn with_foreign(mut self, foreign: &'a [Sighting]) -> Self {
+        self.foreign = foreign;
+        self
+    }
+
+    /// It is no surprise that there are no members.
+    #[must_use]
+    pub fn without_members(mut self, is_expected: bool) -> Self {
+        self.is_without_members = is_expected;
+        self
+    }
 }
 
 /// What an order comes to.
@@ -57,6 +91,10 @@ pub enum Refusal {
     Unsettled,
     /// The plan is paused.
     Paused,
+    /// There are no members to follow a step forward.
+    NoMembers,
+    /// Somebody locks in the source who is no member, and would not be excluded any more.
+    Foreign,
     /// There is no phase beyond this one.
     AtEnd,
     /// The plan is where it began.
@@ -76,6 +114,12 @@ impl fmt::Display for Refusal {
                 "members have not followed the last change yet; wait for them, or roll back"
             }
             Self::Paused => "the plan is paused; resume it first",
+            Self::NoMembers => {
+                "there are no live members; deploy the URL with phase=coordinated and this target first, or say that there are none"
+            }
+            Self::Foreign => {
+                "others lock in the source, whom nobody would exclude any more; make them members or end them, and try again when none was seen for the foreign window"
+            }
             Self::AtEnd => "the plan is in its last phase; complete it, or roll back",
             Self::AtStart => "the plan is in its first phase; abort it, or advance",
             Self::Complete => "the migration is complete; there is no way back",
@@ -86,7 +130,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Plan {
-    /// Decides what an order comes to, as the members report. The change gets the number `epoch`.
+    /// Decides what an order comes to. The change gets the number `epoch`.
     ///
     /// # Errors
     ///
@@ -94,9 +138,10 @@ impl Plan {
     pub fn decide(
         &self,
         order: Order,
-        reports: &[MemberReport],
+        evidence: Evidence<'_>,
         epoch: u64,
     ) -> Result<Step, Refusal> {
+        let reports = evidence.reports;
         if self.complete.is_some() {
             return Err(Refusal::Complete);
         }
@@ -104,7 +149,14 @@ impl Plan {
             Order::Advance if self.paused => Err(Refusal::Paused),
             Order::Advance => {
                 let next = self.phase.next().ok_or(Refusal::AtEnd)?;
-                self.enter(next, reports, epoch)
+                if reports.is_empty() && !evidence.is_without_members {
+                    return Err(Refusal::NoMembers);
+                }
+                let step = self.enter(next, reports, epoch)?;
+                match next == Phase::TargetOnly && !evidence.foreign.is_empty() {
+                    true => Err(Refusal::Foreign),
+                    false => Ok(step),
+                }
             }
             Order::RollBack => {
                 let previous = self.phase.previous().ok_or(Refusal::AtStart)?;

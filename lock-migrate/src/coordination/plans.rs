@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use lock_core::{ErrorKind, LockError};
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
+use super::{Plan, verifier::now_ms};
 use crate::Phase;
 
 /// All plans of a namespace, and what operators have done: one record, so that a change of it is
@@ -43,9 +43,8 @@ pub struct HistoryEntry {
 
 impl HistoryEntry {
     pub(crate) fn new(by: &str, prefix: &str, what: &str, phase: Option<Phase>) -> Self {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
-            at_ms: since.map_or(0, |since| since.as_millis() as u64),
+            at_ms: now_ms(),
             by: by.to_owned(),
             prefix: prefix.to_owned(),
             what: what.to_owned(),

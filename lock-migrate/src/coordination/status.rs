@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::Plan;
+use super::{Plan, Verified};
 
 /// What an operator sees.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +28,8 @@ pub struct PlanStatus {
     /// The members that have not followed, by label, with names of guards that still drain; no
     /// names from one that has not heard of the change.
     pub behind: BTreeMap<String, BTreeSet<String>>,
+    /// What the latest verifications have found.
+    pub verified: Verified,
 }
 
 /// A live member.

@@ -4,3 +4,4 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 pub(crate) mod mem;
+pub(crate) mod world;

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lock_core::LockName;
-use lock_migrate::{Member, MemberReport, Order, Phase, Plan, PlanStep, Preparation};
+use lock_migrate::{Evidence, Member, MemberReport, Order, Phase, Plan, PlanStep, Preparation};
 
 use crate::{
     flaw::Flaw,
@@ -215,7 +215,8 @@ impl Fleet {
             reports.clear();
         }
         let plan = &coordination.plan;
-        let mut step = plan.decide(order, &reports, plan.epoch + 1).ok()?;
+        let evidence = Evidence::new(&reports).without_members(true);
+        let mut step = plan.decide(order, evidence, plan.epoch + 1).ok()?;
         let mut floor = 0;
         match step.preparation {
             Preparation::None => {}
