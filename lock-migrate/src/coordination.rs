@@ -6,6 +6,7 @@
 
 mod both;
 mod draining;
+mod ending;
 #[cfg(feature = "etcd")]
 mod etcd_records;
 mod floor;

@@ -232,8 +232,13 @@ impl MigratingLock {
         }
     }
 
-    /// Waits until a coordinated client is a member: a try then finds its phase known.
-    pub(crate) async fn joined(&self) -> Result<(), LockError> {
+    /// Waits until a coordinated client is a member: a try then finds its phase known. Acquisitions
+    /// that may wait do so by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] with the reason, if it is none after ten seconds.
+    pub async fn joined(&self) -> Result<(), LockError> {
         match &self.0.phases {
             Phases::Fixed { .. } => Ok(()),
             Phases::Coordinated(membership) => {

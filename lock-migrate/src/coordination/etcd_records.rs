@@ -41,6 +41,10 @@ impl RecordStore for EtcdRecords {
         }
     }
 
+    fn keeps_history(&self) -> bool {
+        true
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, LockError> {
         let records = self.list(prefix).await?;
         Ok(records.into_iter().map(Record::from).collect())

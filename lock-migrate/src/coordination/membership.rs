@@ -7,8 +7,7 @@ use std::{
 };
 
 use lock_core::{
-    Acquisition, ErrorKind, GuardState, LockError, LockName, LossReason,
-    backend::{Lease, locked},
+    Acquisition, ErrorKind, GuardState, LockError, LockName, LossReason, backend::locked,
 };
 use tokio::{
     sync::watch,
@@ -18,7 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Both, Member, MemberReport, NotProven, Plan, Plans, RecordFloor, RecordStore, Ticket,
-    draining::Written, joined::Joined, ticket::Bound,
+    draining::Written,
+    ending::{give_up, over},
+    joined::Joined,
+    ticket::Bound,
 };
 use crate::{MemFloor, Phase, acquire::PAUSE, stores::Stores};
 
@@ -391,25 +393,5 @@ impl Shared {
 
     fn changed(&self) {
         self.changes.send_modify(|version| *version += 1);
-    }
-}
-
-/// Releases a guard whose membership is over.
-fn give_up(guard: &Arc<dyn Acquisition>) {
-    // The look makes the loss final.
-    let _ = guard.status().state();
-    Arc::clone(guard).release_in_background();
-}
-
-/// Waits for the end of the lease.
-async fn over(lease: &Lease) -> LossReason {
-    loop {
-        match lease.deadline() {
-            Err(reason) => return reason,
-            Ok(deadline) => tokio::select! {
-                () = lease.clock().sleep_until(deadline) => {}
-                () = lease.ended().fired() => {}
-            },
-        }
     }
 }

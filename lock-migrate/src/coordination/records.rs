@@ -22,6 +22,11 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     /// Those of the store; [`Lost`](lock_core::ErrorKind::Lost) if the store has forgotten it.
     async fn read_at(&self, name: &str, token: FencingToken) -> Result<Option<Record>, LockError>;
 
+    /// Tells if [`read_at`](Self::read_at) knows the past; default: it does not.
+    fn keeps_history(&self) -> bool {
+        false
+    }
+
     /// Reads all records whose names begin with `prefix`, as they were at one instant.
     ///
     /// # Errors

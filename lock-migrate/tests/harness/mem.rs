@@ -10,14 +10,24 @@ use async_trait::async_trait;
 use lock_conformance::{Badge, Harness, Level, Need, Start, Suite};
 use lock_core::{Capabilities, DistributedLock, LockError, LockName};
 use lock_mem::{MemLock, MemStore};
-use lock_migrate::{FloorStore, MemFloor, MigratingLock, Phase};
+use lock_migrate::{FloorStore, MemFloor, MemRecords, MigratingLock, Operator, Order, Phase};
 
-/// Runs the suite.
+/// Runs the suite in a phase that the configuration says.
 pub(crate) fn run(phase: Phase) -> ExitCode {
+    suite(phase, false)
+}
+
+/// Runs the suite in a phase that a coordinator says.
+pub(crate) fn run_coordinated(phase: Phase) -> ExitCode {
+    suite(phase, true)
+}
+
+fn suite(phase: Phase, is_coordinated: bool) -> ExitCode {
     Suite::new("migrate", move |_| async move {
-        Ok(Start::Ready(Arc::new(MemHarness::new(phase))))
+        let harness = MemHarness::start(phase, is_coordinated).await?;
+        Ok(Start::Ready(Arc::new(harness)))
     })
-    .with_capabilities(declared(phase))
+    .with_capabilities(declared(phase, is_coordinated))
     .without(Need::OtherProcess, "the stores are in one process")
     .without(Need::Stop, "the stores end with their process")
     .without(Need::Restart, "the stores end with their process")
@@ -26,7 +36,9 @@ pub(crate) fn run(phase: Phase) -> ExitCode {
     .run()
 }
 
-fn declared(phase: Phase) -> Capabilities {
+fn declared(phase: Phase, is_coordinated: bool) -> Capabilities {
+    // Under a coordinator it can do what all phases can.
+    let phase = if is_coordinated { Phase::Dual } else { phase };
     let mem = lock_mem::capabilities();
     lock_migrate::capabilities(phase, Some(&mem), Some(&mem)).unwrap()
 }
@@ -36,20 +48,38 @@ struct MemHarness {
     phase: Phase,
     stores: [MemStore; 2],
     floor: Arc<MemFloor>,
+    /// The coordinator's, if there is one.
+    records: Option<MemRecords>,
     clients: Mutex<Vec<Client>>,
 }
+
+/// For a change of phase.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// With its clients of the stores.
 type Client = (Arc<MemLock>, Arc<MemLock>, MigratingLock);
 
 impl MemHarness {
-    fn new(phase: Phase) -> Self {
-        Self {
+    async fn start(phase: Phase, is_coordinated: bool) -> Result<Self, LockError> {
+        let harness = Self {
             phase,
             stores: Default::default(),
             floor: Arc::default(),
+            records: is_coordinated.then(MemRecords::new),
             clients: Mutex::default(),
+        };
+        if let Some(records) = &harness.records {
+            let [source, target] = harness.stores.each_ref().map(|it| Arc::new(it.client()));
+            let operator = Operator::new(source, target, Arc::new(records.clone()), "suite")
+                .without_members(true)
+                .with_foreign_window(Duration::ZERO);
+            operator.plan("", false).await?;
+            for _ in 0..phase as usize {
+                operator.order("", Order::Advance, LIMIT, false).await?;
+            }
+            operator.shutdown().await?;
         }
+        Ok(harness)
     }
 
     /// Those that the phase uses.
@@ -65,17 +95,26 @@ impl MemHarness {
 #[async_trait]
 impl Harness for MemHarness {
     fn capabilities(&self) -> Capabilities {
-        declared(self.phase)
+        declared(self.phase, self.records.is_some())
     }
 
     async fn connect(&self) -> Result<Arc<dyn DistributedLock>, LockError> {
         let source = Arc::new(self.stores[0].client());
         let target = Arc::new(self.stores[1].client());
-        let floor: Arc<dyn FloorStore> = self.floor.clone();
-        let client = MigratingLock::builder(self.phase)
-            .with_source(source.clone())
-            .with_target(target.clone(), floor)
-            .build()?;
+        let client = match &self.records {
+            Some(records) => {
+                let records = Arc::new(records.clone());
+                MigratingLock::coordinated(source.clone(), target.clone(), records).build()?
+            }
+            None => {
+                let floor: Arc<dyn FloorStore> = self.floor.clone();
+                MigratingLock::builder(self.phase)
+                    .with_source(source.clone())
+                    .with_target(target.clone(), floor)
+                    .build()?
+            }
+        };
+        client.joined().await?;
         self.clients
             .lock()
             .unwrap()
@@ -88,7 +127,8 @@ impl Harness for MemHarness {
     }
 
     async fn isolated(&self) -> Result<Option<Arc<dyn Harness>>, LockError> {
-        Ok(Some(Arc::new(Self::new(self.phase))))
+        let other = Self::start(self.phase, self.records.is_some()).await?;
+        Ok(Some(Arc::new(other)))
     }
 
     async fn entries(&self, name: &LockName) -> Result<Option<Vec<String>>, LockError> {
