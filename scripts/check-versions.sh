@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-unpublished=(--exclude lock-bench --exclude lock-soak)
+unpublished=(--exclude lock-bench --exclude lock-soak --exclude lock-examples)
 
 main() {
     check_rust_version
