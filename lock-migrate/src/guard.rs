@@ -23,7 +23,12 @@ struct Status(Arc<dyn AcquisitionStatus>);
 
 /// The two as one.
 pub(crate) fn joined(source: LockGuard, target: LockGuard) -> LockGuard {
-    let inner = source.join([target]).into_acquisition();
+    named(source.join([target]))
+}
+
+/// A guard of several parts, under the name of this layer.
+pub(crate) fn named(guard: LockGuard) -> LockGuard {
+    let inner = guard.into_acquisition();
     let status = Arc::new(Status(inner.view()));
     LockGuard::new(Arc::new(InBoth { inner, status }))
 }

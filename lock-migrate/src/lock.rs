@@ -335,6 +335,9 @@ impl DistributedLock for MigratingLock {
 
     async fn shutdown(&self) -> Result<(), LockError> {
         if let Phases::Coordinated(membership) = &self.0.phases {
+            // Without a runtime there is no waiting.
+            let may_wait = self.0.tasks.ensure_removing();
+            may_wait.map_err(|error| self.0.context(error, Operation::Shutdown))?;
             membership.leave().await;
         }
         let shut = |store: Option<Arc<dyn DistributedLock>>| async move {

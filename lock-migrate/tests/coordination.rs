@@ -9,6 +9,7 @@ use std::time::Duration;
 use harness::world::World;
 use lock_core::{
     AcquireOptions, DistributedLock, DistributedLockExt, ErrorKind, GuardState, LossReason,
+    Operation,
 };
 use lock_migrate::{Operator, Order, Phase, PlanStatus, RecordStore, RecordWrite, Write};
 
@@ -143,9 +144,16 @@ async fn without_a_membership_guards_are_lost_and_nothing_is_granted() {
     let operator = world.operator("me");
     operator.plan("orders/", false).await.unwrap();
     let guard = member.acquire("orders/1").await.unwrap();
+    let other = member.acquire("orders/2").await.unwrap();
     let lost = guard.lost();
     world.records.expire_leases();
     assert_eq!(guard.state(), GuardState::Lost(LossReason::Expired));
+    let released = other.release().await.unwrap_err();
+    let said = (released.kind(), released.operation(), released.backend());
+    assert_eq!(
+        said,
+        (ErrorKind::Lost, Some(Operation::Release), Some("migrate"))
+    );
     let tried = member.try_acquire("orders/1").await.unwrap_err();
     assert_eq!(tried.kind(), ErrorKind::Unavailable);
     assert!(
@@ -163,6 +171,7 @@ async fn without_a_membership_guards_are_lost_and_nothing_is_granted() {
     assert!(operator.status().await.unwrap().members.is_empty());
     let error = member.try_acquire("orders/1").await.unwrap_err();
     assert!(error.to_string().contains("shut down"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lock_core::{Acquisition, LossReason, backend::Lease};
+use lock_core::{Acquisition, ErrorKind, LockError, LossReason, backend::Lease};
 
 /// Releases a guard whose membership is over.
 pub(super) fn give_up(guard: &Arc<dyn Acquisition>) {
@@ -22,4 +22,10 @@ pub(super) async fn over(lease: &Lease) -> LossReason {
             },
         }
     }
+}
+
+/// The error of every call from then on.
+pub(super) fn shut_down() -> LockError {
+    let message = "this client has been shut down; connect again";
+    LockError::new(ErrorKind::Shutdown, message)
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Both, Member, MemberReport, NotProven, Plan, Plans, RecordFloor, RecordStore, Ticket,
     draining::Written,
-    ending::{give_up, over},
+    ending::{give_up, over, shut_down},
     joined::Joined,
     ticket::Bound,
 };
@@ -122,7 +122,7 @@ impl Membership {
                 Ok(ticket) => return Ok(ticket),
                 Err(unproven) => unproven,
             };
-            let Some(until) = until else {
+            let Some(until) = until.filter(|_| unproven.kind() != ErrorKind::Shutdown) else {
                 return Err(unproven);
             };
             match timeout_at(until, changes.changed()).await {
@@ -133,6 +133,9 @@ impl Membership {
     }
 
     fn try_admit(self: &Arc<Self>, name: &LockName) -> Result<Ticket, LockError> {
+        if self.shared.stop.is_cancelled() {
+            return Err(shut_down());
+        }
         let mut state = locked(&self.shared.state);
         let bound = state.bound.clone();
         let is_valid = (bound.as_ref()).is_some_and(|bound| bound.lease.deadline().is_ok());
@@ -270,8 +273,7 @@ impl Shared {
                 (LockError::new(ErrorKind::Unavailable, message), reason)
             }
             () = self.stop.cancelled() => {
-                let message = "this client has been shut down; connect again";
-                (LockError::new(ErrorKind::Shutdown, message), LossReason::Shutdown)
+                (shut_down(), LossReason::Shutdown)
             }
             error = self.follow(&mut joined) => (error, LossReason::Removed),
         };

@@ -4,7 +4,7 @@ use lock_core::{Acquisition, LockGuard, backend::Lease};
 use tokio_util::sync::CancellationToken;
 
 use super::{Membership, share::Share};
-use crate::{Phase, stores::Stores};
+use crate::{Phase, guard::named, stores::Stores};
 
 /// The permission to make one acquisition in one phase. Members count them: while one of an older
 /// phase is left the process has not followed its plan.
@@ -53,7 +53,7 @@ impl Ticket {
         };
         let (member, id) = (Arc::clone(&self.member), self.id);
         let share = Share::guard(self, &guard, lease, &over);
-        let bound: Arc<dyn Acquisition> = guard.join([share]).into_acquisition();
+        let bound: Arc<dyn Acquisition> = named(guard.join([share])).into_acquisition();
         member.holds(id, &bound);
         LockGuard::new(bound)
     }
