@@ -94,19 +94,34 @@ impl Backend {
     }
 
     /// Runs the cases; see [`Suite::run`].
+    #[must_use = "the exit code is the verdict"]
     pub fn run(self) -> ExitCode {
-        let name = self.connector.schemes().first().copied();
+        self.suite().run()
+    }
+
+    /// The suite, for [`Suite::judge`].
+    pub fn suite(self) -> Suite {
         let declared = self.declared();
+        let name = match &declared {
+            Some(Ok(declared)) => declared.backend.clone(),
+            _ => self
+                .connector
+                .schemes()
+                .first()
+                .copied()
+                .unwrap_or("backend")
+                .into(),
+        };
         let claims = self.claims.clone();
         let start = move |child: Option<String>| {
             let started = self.start(child);
             async move { started }
         };
-        let mut suite = Suite::new(name.unwrap_or("backend"), start);
+        let mut suite = Suite::new(name, start);
         if let Some(Ok(capabilities)) = declared {
             suite = suite.with_capabilities(capabilities);
         }
-        claims.into_iter().fold(suite, Suite::claims).run()
+        claims.into_iter().fold(suite, Suite::claims)
     }
 
     fn declared(&self) -> Option<Result<Capabilities, LockError>> {

@@ -39,12 +39,17 @@ mod cases;
 mod child;
 mod claims;
 mod context;
+#[expect(dead_code, reason = "the tests make the defects")]
+mod defects;
 mod execute;
 mod forwarding;
 mod harness;
 mod hooks;
+mod judge;
+mod judgement;
+mod known_defects;
 mod proxy;
-mod report;
+mod seed;
 #[cfg(feature = "servers")]
 pub mod servers;
 mod started;
@@ -60,5 +65,9 @@ pub use execute::run_case;
 pub use forwarding::check_forwarding;
 pub use harness::Harness;
 pub use hooks::{Operator, Server};
+pub use judgement::Judgement;
+pub use known_defects::{KnownDefect, known_defects};
+pub use seed::SEED;
 pub use suite::{BoxError, REQUIRE_SERVERS, Start, Suite, run};
 pub use url_harness::with_addresses;
+pub use verdict::{CaseResult, Finding, Standing};

@@ -8,7 +8,10 @@ use std::{
 use lock_core::{Capabilities, backend::locked};
 use tokio::runtime::Runtime;
 
-use crate::{Case, Harness, REQUIRE_SERVERS, Start, Verdict, execute::execute, suite::BoxError};
+use crate::{
+    Case, Harness, REQUIRE_SERVERS, Start, Verdict, execute::execute, judgement::Store,
+    suite::BoxError,
+};
 
 pub(crate) type StartFn = dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = Result<Start, BoxError>> + Send>>
     + Send
@@ -47,9 +50,12 @@ impl Shared {
         }
     }
 
-    /// True if there was no store although there should have been one.
-    pub(crate) fn has_failed(&self) -> bool {
-        matches!(&*locked(&self.started), Some(Err(NotStarted::Failed(_))))
+    pub(crate) fn store(&self) -> Store {
+        match &*locked(&self.started) {
+            Some(Err(NotStarted::Failed(_))) => Store::Failed,
+            Some(Err(NotStarted::Skip(_))) => Store::Skipped,
+            Some(Ok(_)) | None => Store::Ready,
+        }
     }
 
     pub(crate) fn run(&self, case: Case) -> Result<Verdict, String> {

@@ -1,16 +1,24 @@
 use std::{
-    collections::BTreeMap, error::Error, ffi::OsString, fmt, future::Future, path::PathBuf,
-    process::ExitCode, sync::Arc, time::Instant,
+    borrow::Cow,
+    collections::BTreeMap,
+    error::Error,
+    ffi::OsString,
+    fmt,
+    future::Future,
+    mem,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Instant,
 };
 
-use libtest_mimic::{Arguments, Completion, Conclusion, Failed, FormatSetting, Trial};
-use lock_core::Capabilities;
+use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
+use lock_core::{Capabilities, backend::locked};
 
 use crate::{
-    Case, Claim, Harness, Need, Verdict, cases, child,
-    report::Report,
+    Case, CaseResult, Claim, Harness, Judgement, Need, Verdict, cases, child, seed,
     started::{Shared, StartFn},
-    verdict::{Standing, is_needed},
+    verdict::is_needed,
 };
 
 /// An environment variable that, set to `1`, turns every [`Start::Skip`] into a failure: for
@@ -61,8 +69,8 @@ where
 /// The suite for one backend, with what is known about it before anything is started.
 #[must_use = "call `run`"]
 pub struct Suite {
-    backend: &'static str,
-    start: Arc<StartFn>,
+    backend: Cow<'static, str>,
+    pub(crate) start: Arc<StartFn>,
     capabilities: Option<Capabilities>,
     without: BTreeMap<Need, String>,
     claims: Vec<Claim>,
@@ -75,14 +83,14 @@ impl Suite {
     /// runs. Only in a child process that a crash case starts does it get the
     /// [`Harness::child_address`] of its parent's harness; it must then connect there instead of
     /// starting a store.
-    pub fn new<F, S>(backend: &'static str, start: F) -> Self
+    pub fn new<F, S>(backend: impl Into<Cow<'static, str>>, start: F) -> Self
     where
         F: Fn(Option<String>) -> S + Send + Sync + 'static,
         S: Future<Output = Result<Start, BoxError>> + Send + 'static,
     {
         let start: Arc<StartFn> = Arc::new(move |address| Box::pin(start(address)));
         Self {
-            backend,
+            backend: backend.into(),
             start,
             capabilities: None,
             without: BTreeMap::new(),
@@ -114,6 +122,15 @@ impl Suite {
         self
     }
 
+    /// Sets the seed of the cases' random choices, which all suites of this process share; `None`
+    /// leaves it to [`SEED`](crate::SEED).
+    pub fn with_seed(self, seed: Option<u64>) -> Self {
+        if let Some(seed) = seed {
+            seed::set(seed);
+        }
+        self
+    }
+
     /// Lists all cases, for every backend.
     pub fn cases() -> impl Iterator<Item = Case> {
         cases::all()
@@ -131,82 +148,69 @@ impl Suite {
     /// | 3 | the store could not be started, or the report could not be written |
     #[must_use = "the exit code is the verdict"]
     pub fn run(self) -> ExitCode {
-        if let Some(order) = child::Order::from_environment() {
-            return child::serve(order, &self.start);
+        if let Some(code) = self.serve_child() {
+            return code;
         }
         let (arguments, report_to) = arguments();
         let shared = Arc::new(Shared::new(Arc::clone(&self.start)));
-        let report = Arc::new(Report::default());
+        let results = Arc::new(Mutex::default());
         let lists = arguments.list || arguments.ignored;
+        seed::choose();
         let trials = Self::cases()
-            .map(|case| self.trial(case, &shared, &report, lists))
+            .map(|case| self.trial(case, &shared, &results, lists))
             .collect();
         let conclusion = libtest_mimic::run(&arguments, trials);
-        let code = self.conclude(&arguments, &conclusion, &shared, &report, report_to);
+        let results = mem::take(&mut *locked(&results));
+        let mut judgement = self.judgement(&shared, results);
+        if conclusion.num_filtered_out > 0 || arguments.ignored {
+            judgement = judgement.of_a_part();
+        }
+        let code = conclude(&arguments, &judgement, report_to);
         shared.end();
         ExitCode::from(code)
     }
 
-    fn conclude(
-        &self,
-        arguments: &Arguments,
-        conclusion: &Conclusion,
-        shared: &Shared,
-        report: &Report,
-        report_to: Option<PathBuf>,
-    ) -> u8 {
-        if arguments.list {
-            return 0;
-        }
-        let backend = shared.capabilities().or_else(|| self.capabilities.clone());
-        let findings = report.findings(&self.claims, backend.as_ref());
-        let is_whole = conclusion.num_filtered_out == 0 && !arguments.ignored;
-        let summary = report.summary(self.backend, &findings, is_whole);
-        let quiet = arguments.quiet
-            || arguments.exact
-            || matches!(arguments.format, Some(FormatSetting::Json));
-        if !quiet {
-            println!("{summary}");
-        }
-        if let Some(path) = report_to
-            && let Err(error) = report.write(&path, self.backend, &findings)
-        {
-            eprintln!("cannot write the report {}: {error}", path.display());
-            return 3;
-        }
-        let unproven = match is_whole {
-            true => findings.has_claims && findings.standing == Standing::Unproven,
-            false => report.lacks_what_is_claimed(&self.claims, backend.as_ref()),
-        };
-        match findings.standing {
-            _ if shared.has_failed() => 3,
-            _ if report.was_not_run() => 0,
-            Standing::Violated => 1,
-            _ if unproven || conclusion.has_failed() => {
-                if quiet {
-                    eprintln!("{summary}");
-                }
-                2
-            }
-            _ => 0,
-        }
+    /// Does what a case of another process asks for, if this process was started by one. A program
+    /// that calls [`judge`](Self::judge) calls this before anything else, and ends with the code.
+    #[must_use]
+    pub fn serve_child(&self) -> Option<ExitCode> {
+        let order = child::Order::from_environment()?;
+        Some(child::serve(order, &self.start))
     }
 
-    fn trial(&self, case: Case, shared: &Arc<Shared>, report: &Arc<Report>, lists: bool) -> Trial {
+    pub(crate) fn judgement(&self, shared: &Shared, results: Vec<CaseResult>) -> Judgement {
+        let declared = shared.capabilities().or_else(|| self.capabilities.clone());
+        Judgement::new(
+            &self.backend,
+            seed::choose(),
+            &self.claims,
+            declared.as_ref(),
+            shared.store(),
+            results,
+        )
+    }
+
+    fn trial(
+        &self,
+        case: Case,
+        shared: &Arc<Shared>,
+        results: &Arc<Mutex<Vec<CaseResult>>>,
+        lists: bool,
+    ) -> Trial {
         let known = self.known_verdict(&case);
         // A runner that only looks at the list must not pass over what a claim needs.
         let is_excused = !matches!(known, Some(Verdict::Lacking(..)))
             || !is_needed(&case, &self.claims, self.capabilities.as_ref());
         let ignored = lists && known.is_some() && is_excused;
         let shared = Arc::clone(shared);
-        let report = Arc::clone(report);
+        let results = Arc::clone(results);
         let run = move || {
             let start = Instant::now();
             let outcome = match known {
                 Some(verdict) => Ok(verdict),
                 None => shared.run(case),
             };
-            report.note(case, &outcome, start.elapsed());
+            locked(&results).push(CaseResult::new(case, outcome.clone(), start.elapsed()));
             match outcome.map_err(Failed::from)? {
                 Verdict::Passed => Ok(Completion::Completed),
                 Verdict::NotApplicable(reason)
@@ -219,7 +223,7 @@ impl Suite {
         Trial::ignorable_test(case.full_name(), run).with_ignored_flag(ignored)
     }
 
-    fn known_verdict(&self, case: &Case) -> Option<Verdict> {
+    pub(crate) fn known_verdict(&self, case: &Case) -> Option<Verdict> {
         let inapplicable = self
             .capabilities
             .as_ref()
@@ -235,6 +239,28 @@ impl Suite {
             Verdict::Lacking(need, reason)
         })
     }
+}
+
+/// Reports the run; returns the exit code.
+fn conclude(arguments: &Arguments, judgement: &Judgement, report_to: Option<PathBuf>) -> u8 {
+    if arguments.list {
+        return 0;
+    }
+    let is_quiet =
+        arguments.quiet || arguments.exact || matches!(arguments.format, Some(FormatSetting::Json));
+    let code = judgement.code();
+    match is_quiet {
+        false => println!("{}", judgement.summary()),
+        true if code != 0 => eprintln!("{}", judgement.summary()),
+        true => {}
+    }
+    if let Some(path) = report_to
+        && let Err(error) = judgement.write(&path)
+    {
+        eprintln!("cannot write the report {}: {error}", path.display());
+        return 3;
+    }
+    code
 }
 
 /// Reads the command line; `--report` is ours, the rest is the runner's.

@@ -1,6 +1,6 @@
 //! Decides from the results of the cases what is proven, violated or unproven.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use lock_core::{Capabilities, Consistency};
 
@@ -11,52 +11,73 @@ pub(crate) const HOOKS: &str = "hooks";
 
 /// Result of one case.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) case: Case,
-    pub(crate) outcome: Result<Verdict, String>,
-    pub(crate) took: Duration,
+#[non_exhaustive]
+pub struct CaseResult {
+    /// The case.
+    pub case: Case,
+    /// The verdict, or the text of the failure.
+    pub outcome: Result<Verdict, String>,
+    /// Time that the case took.
+    pub took: Duration,
 }
 
-impl Record {
+impl CaseResult {
+    pub(crate) fn new(case: Case, outcome: Result<Verdict, String>, took: Duration) -> Self {
+        Self {
+            case,
+            outcome,
+            took,
+        }
+    }
+
     fn is_violation(&self) -> bool {
         self.outcome.is_err() && self.case.group != HOOKS
     }
 }
 
-/// What the cases say about a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Standing {
+/// Result for a claim. A run's is that of its worst claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Standing {
+    /// Every case that the claim needs has held.
     Proven,
+    /// A case that the claim needs could not be checked.
     Unproven,
+    /// A case has found a violation.
     Violated,
 }
 
-impl Standing {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
             Self::Proven => "proven",
             Self::Unproven => "unproven",
             Self::Violated => "violated",
-        }
+        })
     }
 }
 
 /// A claim beside what was seen.
-#[derive(Debug)]
-pub(crate) struct Finding {
-    pub(crate) claim: Claim,
-    pub(crate) is_claimed: bool,
-    pub(crate) standing: Standing,
-    pub(crate) held: usize,
-    pub(crate) needed: usize,
-    /// Cases that violate it.
-    pub(crate) violated_by: Vec<String>,
-    /// Reasons why it is unproven, each with the number of cases.
-    pub(crate) missing: BTreeMap<String, usize>,
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The claim.
+    pub claim: Claim,
+    /// True if the author claims it, or the backend declares it.
+    pub is_claimed: bool,
+    /// Result for this claim.
+    pub standing: Standing,
+    /// Cases that have held.
+    pub held: usize,
+    /// Cases that the claim needs.
+    pub needed: usize,
+    /// Names of the cases that have found a violation.
+    pub violated_by: Vec<String>,
+    /// Reasons why it is unproven, each with the number of cases; 0 if no case can prove it.
+    pub missing: BTreeMap<String, usize>,
 }
 
 /// The findings of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Findings {
     pub(crate) standing: Standing,
     pub(crate) has_claims: bool,
@@ -65,7 +86,7 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// Judges a run. `claims` are the author's; what the backend declares is added to them.
-    pub(crate) fn of(claims: &[Claim], backend: Option<&Capabilities>, run: &[Record]) -> Self {
+    pub(crate) fn of(claims: &[Claim], backend: Option<&Capabilities>, run: &[CaseResult]) -> Self {
         let level = claimed_level(claims);
         let all = Level::ALL
             .map(Claim::from)
@@ -85,7 +106,7 @@ impl Findings {
             .collect();
         let of_claims = findings.iter().filter(|finding| finding.is_claimed);
         let claimed = of_claims.map(|finding| finding.standing).max();
-        let standing = if run.iter().any(Record::is_violation) {
+        let standing = if run.iter().any(CaseResult::is_violation) {
             Standing::Violated
         } else if run.iter().any(|record| record.outcome.is_err()) {
             Standing::Unproven
@@ -136,7 +157,7 @@ fn judge(
     is_claimed: bool,
     level: Level,
     backend: Option<&Capabilities>,
-    run: &[Record],
+    run: &[CaseResult],
 ) -> Finding {
     let mut finding = Finding {
         claim,
@@ -168,7 +189,7 @@ fn judge(
     finding
 }
 
-fn note(finding: &mut Finding, record: &Record, run: &[Record]) {
+fn note(finding: &mut Finding, record: &CaseResult, run: &[CaseResult]) {
     let missing = match &record.outcome {
         Ok(Verdict::NotApplicable(_)) => return,
         Ok(Verdict::Passed) => ineffective(&record.case, run)
@@ -191,7 +212,7 @@ fn note(finding: &mut Finding, record: &Record, run: &[Record]) {
 }
 
 /// An ability that the case needs and that was seen to do nothing.
-fn ineffective(case: &Case, run: &[Record]) -> Option<Need> {
+fn ineffective(case: &Case, run: &[CaseResult]) -> Option<Need> {
     let checks = |need: &Need| {
         run.iter().any(|hook| {
             hook.case.group == HOOKS

@@ -4,11 +4,12 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use futures_util::future::{Either, select};
 use lock_core::{AcquireOptions, DistributedLockExt, LockName};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, rngs::StdRng};
 
 use crate::{
     case::{Outcome, PROMPT, cases, ensure},
     context::{Client, Ctx, eventually, throughout, within},
+    seed,
     waiter::{Waiter, becomes_free, enqueue, loses, refused, take, take_with},
 };
 
@@ -82,7 +83,7 @@ async fn acquire_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
     let held = ctx.name("held");
     let free = ctx.name("free");
     let guard = take(&a, &held).await?;
-    let mut random = StdRng::seed_from_u64(200);
+    let mut random = seed::random(200);
     for round in 0..200 {
         let name = if round % 2 == 0 { &held } else { &free };
         let client = if random.random_ratio(1, 2) { &a } else { &b };
@@ -104,7 +105,7 @@ async fn try_dropped_at_random_points_leaves_nothing(ctx: Ctx) -> Outcome {
     let held = ctx.name("held");
     let free = ctx.name("free");
     let guard = take(&a, &held).await?;
-    let mut random = StdRng::seed_from_u64(50);
+    let mut random = seed::random(50);
     for round in 0..50 {
         drop_somewhere(
             b.try_acquire(if round % 2 == 0 { &held } else { &free }),
@@ -131,7 +132,7 @@ async fn acquire_dropped_after_its_first_step_leaves_nothing(ctx: Ctx) -> Outcom
 async fn acquire_dropped_while_it_is_granted_leaves_nothing(ctx: Ctx) -> Outcome {
     let (a, b, c) = ctx.connect_three().await?;
     let name = ctx.name("granted");
-    let mut random = StdRng::seed_from_u64(30);
+    let mut random = seed::random(30);
     for _ in 0..30 {
         let held = becomes_free(&a, &name, PROMPT).await?;
         let waiter = enqueue(&ctx, &b, &name, AcquireOptions::new(), 1).await?;

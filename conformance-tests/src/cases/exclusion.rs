@@ -9,13 +9,14 @@ use std::{
 };
 
 use lock_core::{AcquireOptions, DistributedLockExt, LockName};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, rngs::StdRng};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     case::{Outcome, PROMPT, Stop, cases, ensure},
     child::Child,
     context::{Client, Ctx, throughout, tick},
+    seed,
     waiter::{Waiter, becomes_free, refused, take, take_with},
 };
 
@@ -245,7 +246,7 @@ async fn recorded_intervals_do_not_overlap(ctx: Ctx) -> Outcome {
         let name = name.clone();
         let history = Arc::clone(&history);
         tasks.spawn(async move {
-            let mut random = StdRng::seed_from_u64(seed);
+            let mut random = seed::random(seed);
             for _ in 0..8 {
                 if let Some(interval) = hold_somehow(&ctx, &client, &name, &mut random).await? {
                     history

@@ -9,6 +9,7 @@ use crate::{
     case::{Outcome, Stop, cases, ensure, fail},
     child::{Child, ENDLESS, Interval},
     context::Ctx,
+    seed,
     waiter::becomes_free,
 };
 
@@ -69,8 +70,9 @@ async fn processes_killed_at_any_moment_leave_their_names_free(ctx: Ctx) -> Outc
     for name in &names {
         children.push(Child::contending(&ctx, name, ENDLESS).await?);
     }
+    let mut random = seed::random(6);
     for child in children {
-        let delay = rand::rng().random_range(0..20_000);
+        let delay = random.random_range(0..20_000);
         tokio::time::sleep(Duration::from_micros(delay)).await;
         child.kill().await?;
     }

@@ -8,18 +8,14 @@ fn backend() -> Capabilities {
 }
 
 /// All cases hold, but for those that `change` decides about.
-fn run(change: impl Fn(&Case) -> Option<Result<Verdict, String>>) -> Vec<Record> {
+fn run(change: impl Fn(&Case) -> Option<Result<Verdict, String>>) -> Vec<CaseResult> {
     let backend = backend();
     let record = |case: Case| {
         let outcome = change(&case).unwrap_or_else(|| match case.inapplicable_to(&backend) {
             Some(reason) => Ok(Verdict::NotApplicable(reason)),
             None => Ok(Verdict::Passed),
         });
-        Record {
-            case,
-            outcome,
-            took: Duration::ZERO,
-        }
+        CaseResult::new(case, outcome, Duration::ZERO)
     };
     Suite::cases().map(record).collect()
 }

@@ -23,7 +23,7 @@ use lock_core::{
 };
 
 use crate::{
-    defect::Defect,
+    defects::simulated::Defect,
     entry::{Held, Renewals},
     state::{Request, Standing},
     store::{PATIENCE, Store, locked},

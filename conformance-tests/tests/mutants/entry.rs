@@ -16,7 +16,7 @@ use lock_core::{
 
 use crate::{
     client::Client,
-    defect::Defect,
+    defects::simulated::Defect,
     state::{Request, State},
     store::{Store, locked},
 };

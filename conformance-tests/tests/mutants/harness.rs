@@ -9,7 +9,7 @@ use lock_core::{Capabilities, DistributedLock, LockError, LockName};
 
 use crate::{
     client::{Client, Handle, PASSWORD, capabilities},
-    defect::Defect,
+    defects::simulated::Defect,
     store::{Store, locked},
 };
 

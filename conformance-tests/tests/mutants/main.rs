@@ -4,7 +4,9 @@
 //! `cargo test -p lock-conformance --test mutants -- --list` prints which case finds which defect.
 
 mod client;
-mod defect;
+#[path = "../../src/defects.rs"]
+#[expect(dead_code, reason = "the library's own use of it")]
+mod defects;
 mod entry;
 mod harness;
 mod state;
@@ -17,7 +19,7 @@ use lock_conformance::{Case, Need, Suite, Verdict, run_case};
 
 use crate::{
     client::capabilities,
-    defect::{Defect, TABLE},
+    defects::simulated::{Defect, TABLE},
     harness::Sim,
 };
 

@@ -8,7 +8,7 @@ use std::{
 
 use lock_core::{FencingToken, LockHolder, LockInfo, LockName, OwnerId, backend::Moment};
 
-use crate::defect::Defect;
+use crate::defects::simulated::Defect;
 
 #[derive(Debug)]
 pub(crate) struct State {

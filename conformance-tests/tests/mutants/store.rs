@@ -15,7 +15,7 @@ use lock_core::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::{client::Client, defect::Defect, state::State};
+use crate::{client::Client, defects::simulated::Defect, state::State};
 
 /// Time that a message takes one way.
 const LATENCY: Duration = Duration::from_millis(1);
