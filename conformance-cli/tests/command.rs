@@ -58,7 +58,7 @@ fn part_of_the_cases_leaves_files_and_its_seed() {
 fn claim_beyond_what_was_checked_is_unproven() {
     let arguments = [
         "run",
-        "mem://",
+        "mem://test",
         "--profile",
         "quick",
         "--claim",
