@@ -101,6 +101,20 @@
 //! | a process reads the plan before it registers | exclusion |
 //! | the floor is not raised before `TargetOnly` | growing tokens |
 //!
+//! The same errors, made in parts around the real ones, show on a real Redis and a real etcd too
+//! (`tests/flaws.rs`), and nothing shows without them:
+//!
+//! | error | the model's shortest way, in steps | the real test |
+//! | --- | --- | --- |
+//! | `Dual` is skipped | 14 | `phases_that_are_not_adjacent_have_two_holders` |
+//! | the source is released while the guard is in use | 9 | `a_source_that_is_released_early_has_two_holders` |
+//! | no floor | 19 | `without_a_floor_tokens_go_back` |
+//! | the floor is read early | 19 | `a_floor_that_is_read_early_takes_tokens_back` |
+//! | the source is not raised, on the way back | 21 | `a_source_that_is_not_raised_takes_tokens_back_on_the_way_back` |
+//! | a report before the guards are gone | 14 | `a_report_before_the_guards_are_gone_leads_to_two_holders` |
+//! | a guard outlives the membership | 14 | `a_guard_or_a_phase_that_outlives_the_membership_leads_to_two_holders` |
+//! | a phase is relied on beyond the membership | 14 | the same |
+//!
 //! The order of the two releases is not among them: a guard has ended before either begins, so any
 //! order is safe.
 //!
