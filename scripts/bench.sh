@@ -2,7 +2,7 @@
 # Measures our locks beside others: one command that installs what is missing (with apt-get when run as root, else it
 # says what to install), starts the servers, and shows its progress.
 #
-#   scripts/bench.sh etcd|redis|mem|layers [--docs] [--seconds N] [--rounds N] [--only TEXT] [--quick]
+#   scripts/bench.sh etcd|redis|mem|layers|migrate [--docs] [--seconds N] [--rounds N] [--only TEXT] [--quick]
 #
 # Writes target/bench/, and with --docs also docs/benchmarks.md.
 set -euo pipefail
@@ -14,8 +14,8 @@ suite=${1:-}
 
 main() {
     case $suite in
-    etcd | redis | mem | layers) ;;
-    *) fail "what is to be measured? scripts/bench.sh etcd, redis, mem or layers" ;;
+    etcd | redis | mem | layers | migrate) ;;
+    *) fail "what is to be measured? scripts/bench.sh etcd, redis, mem, layers or migrate" ;;
     esac
     command -v cargo >/dev/null || fail "there is no cargo; install Rust from https://rustup.rs"
     install_missing
@@ -31,11 +31,13 @@ main() {
 missing_packages() {
     missing_for_rust
     case $suite in
-    etcd)
+    etcd | migrate)
         missing_for_etcd_client
         [ -n "${LOCK_TEST_ETCD_BIN:-}" ] || has etcd || echo etcd-server
         ;;
-    redis | layers)
+    esac
+    case $suite in
+    redis | layers | migrate)
         [ -n "${LOCK_TEST_REDIS_BIN:-}" ] || has redis-server || echo redis-server
         ;;
     esac

@@ -33,6 +33,9 @@ enum Command {
     /// Measures in memory, against tokio's Mutex behind a keyed map, and the crate lockable.
     #[cfg(feature = "mem")]
     Mem(Options),
+    /// Measures the phases of a migration from Redis to etcd against both alone.
+    #[cfg(feature = "migrate")]
+    Migrate(Options),
     /// Measures against Redis's raw client, redis-py, python-redis-lock and rslock.
     #[cfg(feature = "redis")]
     Redis(Options),
@@ -125,6 +128,8 @@ pub(crate) async fn run() -> Result<()> {
         Command::Mem(options) => bench(crate::suites::mem::suite()?, &options).await,
         #[cfg(feature = "layers")]
         Command::Layers(options) => bench(crate::suites::layers::suite().await?, &options).await,
+        #[cfg(feature = "migrate")]
+        Command::Migrate(options) => bench(crate::suites::migrate::suite().await?, &options).await,
         #[cfg(feature = "redis")]
         Command::Redis(options) => {
             bench(crate::suites::redis::suite(&options).await?, &options).await

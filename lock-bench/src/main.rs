@@ -16,6 +16,7 @@
         feature = "etcd",
         feature = "layers",
         feature = "mem",
+        feature = "migrate",
         feature = "redis"
     )),
     allow(dead_code)

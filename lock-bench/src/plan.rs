@@ -28,6 +28,16 @@ pub(crate) enum Subject {
     Layered,
     /// The same through traces and metrics, to a log and to Prometheus.
     LayeredListened,
+    /// Our backend that is the source of a migration, without one.
+    OnSource,
+    /// Our backend that is the target of a migration, without one.
+    OnTarget,
+    /// A migration in the phase source-only.
+    MigratingSource,
+    /// A migration in the phase dual.
+    MigratingDual,
+    /// A migration in the phase final.
+    MigratingFinal,
     /// The client library that our backend uses, sending the same commands.
     Raw,
     /// Go's `concurrency.Mutex`.
@@ -188,6 +198,11 @@ impl fmt::Display for Subject {
             Self::Unlayered => "unlayered",
             Self::Layered => "layered",
             Self::LayeredListened => "layered-listened",
+            Self::OnSource => "on-source",
+            Self::OnTarget => "on-target",
+            Self::MigratingSource => "migrating-source",
+            Self::MigratingDual => "migrating-dual",
+            Self::MigratingFinal => "migrating-final",
             Self::Raw => "raw",
             Self::GoMutex => "go-mutex",
             Self::RedisPy => "redis-py",

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+#[cfg(feature = "migrate")]
+pub(crate) mod migrate;
 #[cfg(feature = "mem")]
 pub(crate) mod process;
 #[cfg(feature = "redis")]

@@ -10,6 +10,8 @@ pub(crate) mod go_mutex;
 pub(crate) mod layered;
 #[cfg(feature = "mem")]
 pub(crate) mod lockable;
+#[cfg(feature = "migrate")]
+pub(crate) mod migrating;
 pub(crate) mod ours;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_raw;
@@ -18,6 +20,8 @@ pub(crate) mod rslock;
 #[cfg(feature = "mem")]
 pub(crate) mod tokio_mutex;
 
+#[cfg(feature = "migrate")]
+use crate::subjects::migrating::Migrating;
 use crate::{Result, protocol::Job, worker::serve as serve_as};
 
 /// A client of the store, one in each process.
@@ -58,6 +62,16 @@ pub(crate) enum WorkerKind {
     EtcdRaw,
     #[cfg(feature = "etcd")]
     EtcdWriters,
+    #[cfg(feature = "migrate")]
+    OnSource,
+    #[cfg(feature = "migrate")]
+    OnTarget,
+    #[cfg(feature = "migrate")]
+    MigratingSource,
+    #[cfg(feature = "migrate")]
+    MigratingDual,
+    #[cfg(feature = "migrate")]
+    MigratingFinal,
     #[cfg(feature = "mem")]
     TokioMutex,
     #[cfg(feature = "mem")]
@@ -82,6 +96,16 @@ pub(crate) async fn serve(kind: WorkerKind, job: Job) -> Result<()> {
         WorkerKind::EtcdRaw => serve_as::<etcd_raw::EtcdRaw>(job).await,
         #[cfg(feature = "etcd")]
         WorkerKind::EtcdWriters => serve_as::<etcd_writers::Writers>(job).await,
+        #[cfg(feature = "migrate")]
+        WorkerKind::OnSource => serve_as::<Migrating<{ migrating::SOURCE }>>(job).await,
+        #[cfg(feature = "migrate")]
+        WorkerKind::OnTarget => serve_as::<Migrating<{ migrating::TARGET }>>(job).await,
+        #[cfg(feature = "migrate")]
+        WorkerKind::MigratingSource => serve_as::<Migrating<{ migrating::SOURCE_ONLY }>>(job).await,
+        #[cfg(feature = "migrate")]
+        WorkerKind::MigratingDual => serve_as::<Migrating<{ migrating::DUAL }>>(job).await,
+        #[cfg(feature = "migrate")]
+        WorkerKind::MigratingFinal => serve_as::<Migrating<{ migrating::FINAL }>>(job).await,
         #[cfg(feature = "mem")]
         WorkerKind::TokioMutex => serve_as::<tokio_mutex::KeyedMutexes>(job).await,
         #[cfg(feature = "mem")]

@@ -19,7 +19,7 @@ pub(crate) struct OurContender {
 
 impl Ours {
     /// A client of locks that are connected already.
-    #[cfg(feature = "layers")]
+    #[cfg(any(feature = "layers", feature = "migrate"))]
     pub(crate) fn over(locks: Arc<dyn DistributedLock>) -> Self {
         Self(locks)
     }

@@ -6,6 +6,8 @@ pub(crate) mod etcd;
 pub(crate) mod layers;
 #[cfg(feature = "mem")]
 pub(crate) mod mem;
+#[cfg(feature = "migrate")]
+pub(crate) mod migrate;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 
