@@ -105,6 +105,15 @@ impl Home {
         std::mem::take(&mut self.state().history)
     }
 
+    /// Sum of all registers.
+    pub(crate) fn sum(&self) -> u64 {
+        self.state()
+            .registers
+            .iter()
+            .map(|register| register.value)
+            .sum()
+    }
+
     /// Serves clients until it is dropped.
     pub(crate) async fn serve(&self) -> io::Result<(SocketAddr, JoinSet<()>)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;

@@ -24,6 +24,7 @@ mod faults;
 mod history;
 mod home;
 mod invariants;
+mod live;
 mod migration;
 mod report;
 mod rng;
@@ -91,6 +92,9 @@ pub(crate) struct Options {
     /// on all the time.
     #[arg(long)]
     no_faults: bool,
+    /// Shows a migration once a second, which then goes more slowly.
+    #[arg(long)]
+    show: bool,
     /// Pauses leaders for as long as the schedule says, even if the server is known not to survive
     /// it.
     #[arg(long)]

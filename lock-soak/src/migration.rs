@@ -23,6 +23,8 @@ pub(crate) struct Migration {
     pub(crate) ttl: Duration,
     /// Operators die half-way, compete with others, and turn back.
     pub(crate) disturbed: bool,
+    /// Time between two orders of one plan.
+    pub(crate) rests: Duration,
     pub(crate) home: Home,
 }
 
@@ -77,7 +79,7 @@ pub(crate) async fn take_back(url: &str, terms: &Migration) -> Result<(), BoxErr
     Ok(operator.shutdown().await?)
 }
 
-async fn operator(url: &str) -> Result<Operator, LockError> {
+pub(crate) async fn operator(url: &str) -> Result<Operator, LockError> {
     let sources = Registry::new().with(RedisConnector);
     MigrateConnector::new(sources)
         .operator(&url.parse()?, "soak")
@@ -128,6 +130,7 @@ impl Driver {
         let operator = operator(&self.url).await?;
         let stepped = self.step_with(&operator).await;
         let _ = operator.shutdown().await;
+        sleep(self.terms.rests).await;
         stepped
     }
 

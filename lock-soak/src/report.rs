@@ -120,6 +120,12 @@ pub(crate) fn summary(history: &History, schedule: &Schedule) {
     }
 }
 
+/// The number of increments that clients were told of.
+pub(crate) fn acknowledged(history: &History) -> usize {
+    let is_increment = |event: &&Event| matches!(event.kind, Kind::Incremented { .. });
+    history.events.iter().filter(is_increment).count()
+}
+
 fn label(kind: &Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::Granted { .. } => "acquisitions",

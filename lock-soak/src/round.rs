@@ -20,6 +20,8 @@ use crate::{
 
 /// Time after the last fault within which queues drain and leases of dead clients expire.
 const DRAIN: Duration = Duration::from_secs(90);
+/// Time for which a migration that is shown stays in each phase.
+const REST: Duration = Duration::from_secs(2);
 const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Runs one round; `false` if it violated an invariant.
@@ -43,6 +45,7 @@ pub(crate) async fn run(
         registers: options.registers,
         ttl: options.ttl.usual(),
         disturbed: !options.no_faults,
+        rests: if options.show { REST } else { Duration::ZERO },
         home: home.clone(),
     };
     let workers = Arc::new(Mutex::new(Workers::start_all(
@@ -78,6 +81,7 @@ pub(crate) async fn run(
         tokio::select! {
             outcome = async { tokio::try_join!(store_faults, worker_faults, time) } => outcome.map(drop),
             outcome = progress(begin, length, &home, &workers) => outcome,
+            outcome = store.show(&migration), if options.show => outcome,
             outcome = watch_entries(options.registers, Arc::clone(&store), home.clone()) => outcome,
             outcome = store.migrate(&migration) => outcome,
             outcome = watch_service(Arc::clone(&store), home.clone()) => outcome,
@@ -104,6 +108,13 @@ pub(crate) async fn run(
         forgets_tokens,
     };
     report::summary(&history, &schedule);
+    if options.show {
+        let acknowledged = report::acknowledged(&history);
+        println!(
+            "the registers have {}, and {acknowledged} increments were acknowledged",
+            home.sum()
+        );
+    }
     let fine = judge(&terms, &history);
     if !fine {
         report::failure(target, options, length, &schedule);

@@ -27,6 +27,10 @@ pub(crate) trait Store: Debug + Send + Sync {
     async fn migrate(&self, _terms: &Migration) -> Result<(), BoxError> {
         std::future::pending().await
     }
+    /// Shows the migration once a second; never ends.
+    async fn show(&self, _terms: &Migration) -> Result<(), BoxError> {
+        std::future::pending().await
+    }
     /// Takes everything back when all workers have ended, and removes the traces.
     async fn end_migration(&self, _terms: &Migration) -> Result<(), BoxError> {
         Ok(())

@@ -6,6 +6,7 @@ use lock_conformance::servers::{TcpProxy, Trouble};
 use super::{Store, etcd, etcd::Etcd, redis::Redis};
 use crate::{
     BoxError,
+    live::Live,
     migration::{self, Migration},
     schedule::{Act, Cut, Link, Return, Side},
 };
@@ -110,6 +111,18 @@ impl Store for Migrate {
 
     async fn migrate(&self, terms: &Migration) -> Result<(), BoxError> {
         migration::drive(&self.url(terms.ttl), terms).await
+    }
+
+    async fn show(&self, terms: &Migration) -> Result<(), BoxError> {
+        let source = Redis::url_at(self.source.address(), terms.ttl);
+        let target = self.target.url_at(&self.target.endpoints(), terms.ttl);
+        let live = Live {
+            operator: migration::operator(&self.url(terms.ttl)).await?,
+            source: polylock::connect(&source).await?,
+            target: polylock::connect(&target).await?,
+            home: terms.home.clone(),
+        };
+        live.show().await
     }
 
     async fn end_migration(&self, terms: &Migration) -> Result<(), BoxError> {
