@@ -86,6 +86,10 @@ impl Listing {
 
 /// Tells whether the revision was compacted, or is ahead of a store that went back.
 pub(crate) fn is_revision_gone(failure: &Failure) -> bool {
-    let text = failure.error.to_string();
-    text.contains("has been compacted") || text.contains("future revision")
+    failure.error.to_string().contains("has been compacted") || is_revision_ahead(failure)
+}
+
+/// Tells whether the store, or the member that was asked, has not come to the revision.
+pub(crate) fn is_revision_ahead(failure: &Failure) -> bool {
+    failure.error.to_string().contains("future revision")
 }

@@ -15,7 +15,7 @@ use crate::{
     BACKEND, EtcdLock, capabilities,
     core::Core,
     error::Failure,
-    listing::is_revision_gone,
+    listing::{is_revision_ahead, is_revision_gone},
     session::Session,
     transport::{Watch, WatchEvent, WatchSink, WatchTarget, kv},
 };
@@ -136,7 +136,7 @@ impl EtcdRecords {
     ///
     /// Those of the store.
     pub async fn read(&self, name: &str) -> Result<Option<EtcdRecord>, LockError> {
-        self.get(name, 0).await.map_err(failed)
+        self.get(name, 0, false).await.map_err(failed)
     }
 
     /// Reads a record as it was at a revision; the outer `None` if that has been compacted.
@@ -149,16 +149,30 @@ impl EtcdRecords {
         name: &str,
         revision: i64,
     ) -> Result<Option<Option<EtcdRecord>>, LockError> {
-        match self.get(name, revision).await {
+        // The past is the same on every member that has come that far, so the one that is asked need
+        // not ask the others first.
+        let answer = match self.get(name, revision, true).await {
+            Err(failure) if is_revision_ahead(&failure) => self.get(name, revision, false).await,
+            answer => answer,
+        };
+        match answer {
             Ok(record) => Ok(Some(record)),
             Err(failure) if is_revision_gone(&failure) => Ok(None),
             Err(failure) => Err(failed(failure)),
         }
     }
 
-    async fn get(&self, name: &str, revision: i64) -> Result<Option<EtcdRecord>, Failure> {
+    async fn get(
+        &self,
+        name: &str,
+        revision: i64,
+        of_one_member: bool,
+    ) -> Result<Option<EtcdRecord>, Failure> {
         let key = self.key(name);
-        let options = GetOptions::new().with_revision(revision);
+        let mut options = GetOptions::new().with_revision(revision);
+        if of_one_member {
+            options = options.with_serializable();
+        }
         let answer = self.0.cluster.call(|etcd| {
             let mut kv = kv(etcd);
             let key = key.clone();

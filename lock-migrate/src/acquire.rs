@@ -1,8 +1,12 @@
 //! One acquisition against real stores: runs the steps of [`Attempt`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use futures_util::future::select_all;
+use futures_util::future::{join, select_all};
 use lock_core::{
     AcquireOptions, DistributedLock, ErrorKind, FencingToken, GuardState, LockError, LockGuard,
     LockName, LossReason,
@@ -140,20 +144,29 @@ async fn agree(
                 machine.floor_read(asked.persist(|| stores.final_floor()).await?);
             }
             Step::ReadFloor { owned_at } => {
+                let expected = stores.last_floor.load(Ordering::Relaxed);
                 let owned_at = FencingToken::new(owned_at);
-                let floor = asked.persist(|| stores.floor.read_at(owned_at)).await?;
+                let (floor, raised) = join(
+                    asked.persist(|| stores.floor.read_at(owned_at)),
+                    taken.raise_source(asked, machine.likely_raise(expected)),
+                )
+                .await;
+                // A raise that failed is a step of its own, if it is needed.
+                if let Ok(Some(raised)) = raised {
+                    machine.source_raised(raised);
+                }
+                let floor = floor?;
+                stores.last_floor.fetch_max(floor, Ordering::Relaxed);
                 machine.floor_read(floor);
             }
             Step::RaiseFloor { to } => {
                 machine.floor_raised(asked.persist(|| stores.floor.raise(to)).await?);
             }
             Step::RaiseSource { to } => {
-                let Some(source) = &taken.source else {
+                let Some(raised) = taken.raise_source(asked, Some(to)).await? else {
                     return Ok(false);
                 };
-                let to = FencingToken::new(to);
-                let raised = asked.persist(|| source.raise_token(to)).await?;
-                machine.source_raised(raised.as_u64());
+                machine.source_raised(raised);
             }
             Step::ConfirmTarget => {
                 if !asked.persist(|| taken.owns_target(stores, asked)).await? {
@@ -270,6 +283,16 @@ impl Taken {
             output = future => Some(output),
             _ = select_all(ends) => None,
         }
+    }
+
+    /// Raises the source's token, if there is something to raise; returns what it is then.
+    async fn raise_source(&self, asked: &Asked, to: Option<u64>) -> Result<Option<u64>, LockError> {
+        let Some((source, to)) = self.source.as_ref().zip(to) else {
+            return Ok(None);
+        };
+        let to = FencingToken::new(to);
+        let raised = asked.persist(|| source.raise_token(to)).await?;
+        Ok(Some(raised.as_u64()))
     }
 
     async fn owns_target(&self, stores: &Stores, asked: &Asked) -> Result<bool, LockError> {

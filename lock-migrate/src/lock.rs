@@ -1,6 +1,9 @@
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -175,6 +178,7 @@ impl MigratingLockBuilder {
                     links,
                     member: None,
                     final_floor: OnceLock::new(),
+                    last_floor: AtomicU64::new(0),
                     is_prepared: AtomicBool::new(false),
                 }),
             },

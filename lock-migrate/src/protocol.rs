@@ -94,6 +94,15 @@ impl Attempt {
         }
     }
 
+    /// The raise of the source that is needed if the floor is still this: it may be done while the
+    /// floor is read, to save the time. The source's counter may be ahead of what is needed.
+    #[must_use]
+    pub fn likely_raise(&self, floor: u64) -> Option<u64> {
+        let (source, owned_at) = self.source.zip(self.target)?;
+        let to = owned_at.saturating_add(floor);
+        (floor > 0 && source < to).then_some(to)
+    }
+
     /// Makes both stores remember the token before it is handed out.
     fn agree(&mut self, source: u64, owned_at: u64) -> Step {
         let Some(floor) = self.floor else {
@@ -195,6 +204,28 @@ mod tests {
         attempt.floor_raised(7000);
         attempt.target_confirmed();
         assert_eq!(attempt.step(), Step::HandOut { token: 6000 });
+    }
+
+    #[test]
+    fn a_raise_before_the_floor_is_known_does_no_harm() {
+        let mut attempt = Attempt::new(Phase::Dual, 100);
+        attempt.source_taken(3);
+        assert_eq!(attempt.likely_raise(5000), None);
+        attempt.target_taken(7);
+        assert_eq!(attempt.likely_raise(0), None);
+        assert_eq!(attempt.likely_raise(5000), Some(5007));
+        attempt.source_raised(5007);
+        assert_eq!(attempt.likely_raise(5000), None);
+        // As expected; raised meanwhile; and lower when the target was acquired.
+        for (floor, next) in [
+            (5000, Step::HandOut { token: 5007 }),
+            (6000, Step::RaiseSource { to: 6007 }),
+            (4000, Step::RaiseFloor { to: 5100 }),
+        ] {
+            let mut attempt = attempt.clone();
+            attempt.floor_read(floor);
+            assert_eq!(attempt.step(), next);
+        }
     }
 
     #[test]

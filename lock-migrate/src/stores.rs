@@ -1,4 +1,7 @@
-use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 use crate::FloorStore;
 use lock_core::{DistributedLock, ErrorKind, LockError, OwnerId};
@@ -14,6 +17,8 @@ pub(crate) struct Stores {
     pub(crate) links: bool,
     /// The member whose entries in the source are marked, so that a verifier knows them.
     pub(crate) member: Option<OwnerId>,
+    /// The floor that was read last.
+    pub(crate) last_floor: AtomicU64,
     pub(crate) final_floor: OnceLock<u64>,
     pub(crate) is_prepared: AtomicBool,
 }

@@ -1,4 +1,7 @@
-use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 use lock_core::{DistributedLock, OwnerId};
 
@@ -26,6 +29,7 @@ impl Both {
             member: self.member.clone(),
             final_floor: complete.map_or_else(OnceLock::new, OnceLock::from),
             // The operator sees to it that tokens go on.
+            last_floor: AtomicU64::new(0),
             is_prepared: AtomicBool::new(true),
         }
     }
