@@ -1,13 +1,9 @@
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
     ErrorKind, LockError, LockGuard, LockInfo, LockName, Terms,
-    backend::{Clock, GuardSet, LeaseKeeper, StoreHealth, WaitLimit, bounded, locked},
+    backend::{Clock, GuardSet, LeaseKeeper, StoreHealth, WaitLimit, bounded},
 };
 use redis::Value;
 
@@ -24,6 +20,7 @@ use crate::{
     transport::reconnect::Connection,
     transport::routing::{Route, Servers},
     validity::Validity,
+    waiters::contended::Contended,
     waiters::local::{Limits, Turn},
     waiters::tracking::Watcher,
     watch::HolderReader,
@@ -352,31 +349,6 @@ impl Core {
                     return Ok((answer, connection));
                 }
             }
-        }
-    }
-}
-
-/// The names for which this client had to wait lately: it enters their queues at once.
-#[derive(Debug, Default)]
-pub(crate) struct Contended(Mutex<HashSet<Arc<str>>>);
-
-/// Most names of which that is remembered.
-const CONTENDED_MAX: usize = 4096;
-
-impl Contended {
-    fn is(&self, key: &str) -> bool {
-        locked(&self.0).contains(key)
-    }
-
-    /// An acquisition as a waiter was `refused` before it was granted, or not.
-    fn note(&self, key: &Arc<str>, refused: bool) {
-        let mut names = locked(&self.0);
-        if !refused {
-            names.remove(key);
-        } else if names.len() < CONTENDED_MAX {
-            names.insert(Arc::clone(key));
-        } else {
-            names.clear();
         }
     }
 }

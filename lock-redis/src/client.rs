@@ -12,7 +12,7 @@ use lock_core::{
 };
 
 use crate::{
-    acquire::{Contended, Core, Via},
+    acquire::{Core, Via},
     capabilities::{BACKEND, capabilities},
     config::RedisLockBuilder,
     connector,
@@ -26,6 +26,7 @@ use crate::{
     transport::reconnect::{Connection, Timeouts},
     transport::routing::Servers,
     transport::upstream::Upstream,
+    waiters::contended::Contended,
     waiters::tracking::{Invalidations, Watcher},
     watch,
 };

@@ -50,7 +50,8 @@ end
 ///   number, ends the script with nothing done.
 /// - A free lock is refused while the `entry` of another client is first in the queue, unless the
 ///   `mode` is `pass`. In the modes `wait` and `renew` a refused client enters the queue, and is
-///   told which entry comes before its own, if any. See [`crate::waiters`].
+///   told which entry comes before its own, if any. In the mode `enter` it does so without asking
+///   for the lock, and gives the entry alone; in the mode `keep` the winner's entry stays. See [`crate::waiters`].
 pub(crate) static ACQUIRE: LockScript =
     LockScript::new(0, include_str!("scripts/acquire.lua")).with_queue();
 
@@ -251,6 +252,14 @@ pub(crate) fn parse_entry_before(answer: &Value) -> Option<Entry> {
         }
         _ => None,
     }
+}
+
+/// Adds the arguments of [`ACQUIRE`] that only have this `entry` enter the queue, or be renewed.
+pub(crate) fn add_entering(command: &mut Cmd, entry: &str) {
+    for unused in [""; 5] {
+        command.arg(unused);
+    }
+    command.arg(entry).arg("enter");
 }
 
 /// Returns who holds the lock that [`ACQUIRE`] did not get.

@@ -7,25 +7,28 @@ use lock_core::{
         Clock, Grant, GuardSet, LeaseKeeper, Moment, StoreHealth, Tasks, WaitLimit, bounded,
     },
 };
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc;
 
 use crate::{
-    backoff::{Backoff, poll},
+    backoff::Backoff,
     error::Failure,
     keys::Keys,
     quorum::{
-        attempt::{Attempt, Voted},
+        attempt::{Attempt, QueuePart},
+        decide::{Event, decide},
         entry::QuorumEntry,
         holders,
+        queue_entry::Entered,
         renewal::QuorumRenewer,
-        round::{Outcome, Round, Step},
+        round::{Outcome, Round},
         server::QuorumServers,
-        waiter::{QuorumWaiter, TrackedLocks},
+        wait::Wait,
+        waiter::TrackedLocks,
     },
     renewal::StoredEntry,
     scripts,
     validity::Validity,
-    waiters::local::Limits,
+    waiters::contended::Contended,
     waiters::tracking::Watcher,
     watch::HolderReader,
 };
@@ -46,6 +49,10 @@ pub(crate) struct Core {
     pub(crate) validity: Validity,
     pub(crate) quorum: Arc<QuorumServers>,
     pub(crate) tracked_locks: Arc<TrackedLocks>,
+    /// Tells this client's entries in queues from those of others.
+    pub(crate) id: String,
+    pub(crate) entered: Entered,
+    pub(crate) contended: Contended,
     pub(crate) watcher: Watcher,
     pub(crate) keeper: Arc<LeaseKeeper<QuorumRenewer>>,
     pub(crate) guards: Arc<GuardSet>,
@@ -62,7 +69,7 @@ const TOO_LATE: &str = "a majority granted the lock, but it was no longer valid 
 
 /// What came of one attempt; unless it was won nothing is left of it, as far as servers have
 /// answered.
-enum AttemptOutcome {
+pub(super) enum AttemptOutcome {
     Won(LockGuard),
     Busy { split: bool },
     OutOfReach(LockError),
@@ -138,80 +145,19 @@ impl Core {
         let wait_limit = WaitLimit::new(StoreHealth::new(CLOCK), &terms, self.request);
         bounded(&self.guards, Some(&wait_limit), async {
             let keys = Keys::new(&self.prefix, name);
-            if self.watcher.nobody_waits(&keys.lock) {
+            let is_contended = self.contended.is(&keys.lock);
+            if self.watcher.nobody_waits(&keys.lock) && !is_contended {
                 wait_limit.asked();
-                match self.attempt(name, &keys, &terms).await {
+                match self.attempt(name, &keys, &terms, None).await {
                     AttemptOutcome::Won(guard) => return Ok(guard),
                     AttemptOutcome::Busy { .. } => wait_limit.answered(),
                     AttemptOutcome::OutOfReach(error) => wait_limit.failed(error)?,
                 }
             }
             // Boxed to keep the future of a free lock small.
-            Box::pin(self.wait(name, &keys, &terms, &wait_limit)).await
+            Box::pin(Wait::begin(self, name, &keys, &terms, &wait_limit).granted()).await
         })
         .await
-    }
-
-    async fn wait(
-        self: &Arc<Self>,
-        name: &LockName,
-        keys: &Keys,
-        terms: &Terms,
-        wait_limit: &WaitLimit,
-    ) -> Result<LockGuard, LockError> {
-        let waiter = QuorumWaiter::join(
-            &self.watcher,
-            &self.tracked_locks,
-            &keys.lock,
-            Limits::new(terms.ttl, self.attempt),
-        );
-        wait_limit.follow(waiter.place().health());
-        let place = waiter.place();
-        let mut splits = Backoff::after_splits();
-        let mut failures = Backoff::after_failures();
-        loop {
-            let turn = place.turn().await;
-            let error = if waiter.may_be_free() {
-                let attempt = wait_limit.ask(self.attempt(name, keys, terms)).await;
-                if !matches!(attempt, AttemptOutcome::OutOfReach(_)) {
-                    // The queue's failures is over, and whoever is its head goes on at once.
-                    place.answered();
-                    wait_limit.answered();
-                    failures = Backoff::after_failures();
-                }
-                match attempt {
-                    AttemptOutcome::Won(guard) => return Ok(guard),
-                    AttemptOutcome::Busy { split: false } => continue,
-                    AttemptOutcome::Busy { split: true } => {
-                        place.pause(splits.pause());
-                        continue;
-                    }
-                    AttemptOutcome::OutOfReach(error) => error,
-                }
-            } else {
-                let survey = wait_limit.ask(waiter.look(&self.quorum)).await;
-                if let Some(holder) = &survey.holder {
-                    splits = Backoff::after_splits();
-                    place
-                        .health()
-                        .held_by(&holder.owner, holder.value.as_deref());
-                }
-                match survey.answered >= self.quorum.majority().needed() {
-                    // Trouble is not over before it is tried: servers that can be read may grant
-                    // nothing.
-                    true if waiter.is_worth_a_try() => continue,
-                    true => {
-                        place.taken(turn, survey.ends_in, poll(self.poll, survey.blind));
-                        wait_limit.answered();
-                        failures = Backoff::after_failures();
-                        continue;
-                    }
-                    false => self.out_of_reach(&survey.failures),
-                }
-            };
-            wait_limit.failed(error)?;
-            place.pause(failures.pause());
-        }
     }
 
     pub(crate) async fn try_acquire(
@@ -224,7 +170,7 @@ impl Core {
             let mut splits = Backoff::after_splits();
             let mut tries = 1;
             loop {
-                match self.attempt(name, &keys, &terms).await {
+                match self.attempt(name, &keys, &terms, None).await {
                     AttemptOutcome::Won(guard) => return Ok(Some(guard)),
                     AttemptOutcome::Busy { split: true } if tries < TRIES => {
                         tokio::time::sleep(splits.pause()).await;
@@ -239,12 +185,13 @@ impl Core {
     }
 
     /// Asks all servers once, under an owner id of its own: what is undone of one attempt cannot
-    /// hit the next.
-    async fn attempt(
+    /// hit the next. Whoever waits tells its part in the queue.
+    pub(super) async fn attempt(
         self: &Arc<Self>,
         name: &LockName,
         keys: &Keys,
         terms: &Terms,
+        queued: Option<&QueuePart>,
     ) -> AttemptOutcome {
         let (sender, mut events) = mpsc::unbounded_channel();
         let sent = CLOCK.now();
@@ -257,9 +204,14 @@ impl Core {
             counter_ttl: self.counter_ttl,
             validity,
         };
+        let queue = queued.cloned().unwrap_or_else(|| QueuePart {
+            server: self.quorum.queue_order(&keys.lock).next().unwrap_or(0),
+            entry: String::new(),
+        });
         let voted = sender.clone();
+        let metadata = terms.metadata.as_deref();
         // Telling fails when the attempt is over.
-        let attempt = Attempt::ask_for(self, stored, terms.metadata.as_deref(), move |vote| {
+        let attempt = Attempt::ask_for(self, stored, metadata, queue, move |vote| {
             drop(voted.send(Event::Voted(vote)));
         });
         let (outcome, failures) = decide(round, &mut events, |server, token| {
@@ -270,13 +222,8 @@ impl Core {
         })
         .await;
         if let Outcome::Won(token) = outcome {
-            return AttemptOutcome::Won(self.guard(
-                name,
-                attempt,
-                FencingToken::new(token),
-                sent,
-                terms,
-            ));
+            let token = FencingToken::new(token);
+            return AttemptOutcome::Won(self.guard(name, attempt, token, sent, terms));
         }
         attempt.returned(self.quorum.limit).await;
         match outcome {
@@ -382,47 +329,3 @@ impl HolderReader for Core {
         self.poll
     }
 }
-
-enum Event {
-    Voted(Voted),
-    Raised(usize, Option<bool>),
-}
-
-/// Takes the servers' answers until the round is decided; `raise` sends a server the token.
-async fn decide(
-    mut round: Round,
-    events: &mut UnboundedReceiver<Event>,
-    raise: impl Fn(usize, u64),
-) -> (Outcome, Vec<(usize, Failure)>) {
-    let mut failures = Vec::new();
-    let mut take = |round: &mut Round, invalidations| match invalidations {
-        Event::Voted(Voted {
-            server,
-            vote,
-            failure,
-        }) => {
-            round.voted(server, vote);
-            failures.extend(failure.map(|failure| (server, failure)));
-        }
-        Event::Raised(server, answer) => round.raised(server, answer),
-    };
-    loop {
-        // Votes that have come count, also if the time was up before this task went on.
-        while let Ok(invalidations) = events.try_recv() {
-            take(&mut round, invalidations);
-        }
-        match round.step(CLOCK.now()) {
-            Step::Over(outcome) => return (outcome, failures),
-            Step::Raise { token, servers } => {
-                servers.into_iter().for_each(|server| raise(server, token));
-            }
-            Step::Wait(until) => tokio::select! {
-                () = CLOCK.sleep_until(until) => {}
-                Some(invalidations) = events.recv() => take(&mut round, invalidations),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

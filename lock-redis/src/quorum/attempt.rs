@@ -33,10 +33,20 @@ struct AttemptState {
     stored: Arc<StoredEntry>,
     metadata: String,
     floor: u64,
+    queue: QueuePart,
     progress: Mutex<Vec<Progress>>,
     /// The owner wants it no more.
     over: CancellationToken,
     closing: Signal,
+}
+
+/// Part that the queue in the store has in an attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct QueuePart {
+    /// The one whose queue counts; the others are asked past theirs.
+    pub(crate) server: usize,
+    /// The client's entry; empty if it has none.
+    pub(crate) entry: String,
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +74,7 @@ impl Attempt {
         core: &Arc<Core>,
         stored: StoredEntry,
         metadata: Option<&str>,
+        queue: QueuePart,
         tell: impl Fn(Voted) + Clone + Send + 'static,
     ) -> Self {
         let stored = Arc::new(stored);
@@ -71,6 +82,7 @@ impl Attempt {
             stored: Arc::clone(&stored),
             metadata: metadata.map_or(String::new(), |text| format!("={text}")),
             floor: token_floor(),
+            queue,
             progress: Mutex::new(vec![Progress::Unsent; core.quorum.iter().len()]),
             over: CancellationToken::new(),
             closing: core.guards.closing().clone(),
@@ -215,18 +227,18 @@ impl AttemptState {
             if !self.is_sent(server) {
                 break (Vote::Failed, None);
             }
-            match member.heard(self.request(&connection).await) {
-                Ok(Some(token)) => {
+            match member.heard(self.request(server, &connection).await) {
+                Ok(vote @ Vote::Granted(_)) => {
                     pending.push(connection);
                     if self.is_there(server, &mut pending) {
-                        break (Vote::Granted(token), None);
+                        break (vote, None);
                     }
                     // Nobody wants it any more.
                     break (Vote::Failed, None);
                 }
-                Ok(None) => {
+                Ok(vote) => {
                     self.is_absent(server, &pending);
-                    break (Vote::Busy, None);
+                    break (vote, None);
                 }
                 Err(failure) if failure.had_no_effect() => {
                     self.is_absent(server, &pending);
@@ -261,17 +273,27 @@ impl AttemptState {
         undo_on(&member.servers, &self.closing, &self.stored, pending).await;
     }
 
-    /// The token, unless somebody else has the lock.
-    async fn request(&self, connection: &Connection) -> Result<Option<u64>, Failure> {
+    async fn request(&self, server: usize, connection: &Connection) -> Result<Vote, Failure> {
         let stored = &*self.stored;
+        let keeps_queue = server == self.queue.server;
+        let (entry, mode) = match keeps_queue {
+            true => (&*self.queue.entry, "keep"),
+            false => ("", "pass"),
+        };
         let answer = connection.run_script(&scripts::ACQUIRE, &stored.keys, |command| {
             command
                 .arg(stored.owner.as_str())
                 .arg(scripts::millis(stored.ttl))
                 .arg(stored.companion_ttl());
             command.arg(&self.metadata).arg(self.floor);
+            command.arg(entry).arg(mode);
         });
-        Ok(scripts::parse_acquired(&answer.await?)?.ok())
+        let answer = answer.await?;
+        Ok(match scripts::parse_acquired(&answer)? {
+            Ok(token) => Vote::Granted(token),
+            Err(_) if keeps_queue && scripts::parse_holder(&answer).is_none() => Vote::Queued,
+            Err(_) => Vote::Busy,
+        })
     }
 
     /// Releases what the server granted; says whether it was there, if the server answers at all.

@@ -11,8 +11,9 @@ pub(crate) const BACKEND: &str = "redis+quorum";
 ///   servers of a majority lose their data within a TTL.
 /// - The servers' clocks need not agree. One that is set forward while a lock is held ends it
 ///   earlier; see [`with_max_clock_offset`](crate::RedisQuorumLockBuilder::with_max_clock_offset).
-/// - Waiters of one client are served in arrival order, those of different clients in no particular
-///   order.
+/// - Waiters of one client are served in arrival order. The clients that wait queue up on one of the
+///   servers, but a majority without that server may grant the lock to somebody else: so FIFO is not
+///   declared.
 /// - Tokens grow for as long as the servers keep their data. A counter that has ended, ten minutes
 ///   after its lock unless set, goes on from its server's clock; a client's clock sets no tokens.
 ///

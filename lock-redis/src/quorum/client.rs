@@ -20,6 +20,7 @@ use crate::{
         config::RedisQuorumLockBuilder,
         connector, holders,
         majority::Majority,
+        queue_entry::Entered,
         renewal::QuorumRenewer,
         server::{QuorumServer, QuorumServers},
         waiter::TrackedLocks,
@@ -28,6 +29,7 @@ use crate::{
     transport::reconnect::Timeouts,
     transport::routing::Servers,
     transport::upstream::Upstream,
+    waiters::contended::Contended,
     waiters::tracking::{Invalidations, Watcher},
     watch,
 };
@@ -49,9 +51,12 @@ use crate::{
 /// deadline stays and they are repeated until it passes. The guard is lost at once when so many
 /// servers say that they have it no more that no majority is left.
 ///
-/// Nobody waits for a slow minority. A waiter is woken by the servers' reports, as with
-/// [`RedisLock`](crate::RedisLock), and tries when a majority may be free. When clients split the
-/// votes each gives back what it got and tries again after a random pause.
+/// Nobody waits for a slow minority. The clients that wait stand in a queue on one server, the same
+/// for all who can reach it, and otherwise on the next one. The first of them is woken by the
+/// servers' reports, as with [`RedisLock`](crate::RedisLock), and tries when a majority may be free;
+/// the others wait for the entry before their own. The queue only tells who competes: without it, or
+/// in several, clients may split the votes. Then each gives back what it got and tries again after a
+/// random pause.
 ///
 /// # What to rely on
 ///
@@ -177,6 +182,9 @@ impl RedisQuorumLock {
             request: limit,
             attempt: timeouts.attempt(),
             tracked_locks,
+            id: format!("{:016x}", rand::random::<u64>()),
+            entered: Entered::default(),
+            contended: Contended::default(),
             watcher: Watcher::new(invalidations, home.clone()),
             keeper: LeaseKeeper::new(
                 Clock::Suspend,

@@ -6,15 +6,18 @@ mod capabilities;
 mod client;
 mod config;
 mod connector;
+mod decide;
 mod entry;
 mod free_majority;
 mod holders;
 mod majority;
 #[cfg(test)]
 mod model;
+mod queue_entry;
 mod renewal;
 mod round;
 mod server;
+mod wait;
 mod waiter;
 
 pub use capabilities::quorum_capabilities;

@@ -43,6 +43,8 @@ pub(crate) enum Vote {
     Granted(u64),
     /// Somebody else's.
     Busy,
+    /// Free, but the server keeps the queue, and others are first in it.
+    Queued,
     /// It cannot be reached, or cannot serve.
     Failed,
 }
@@ -150,6 +152,9 @@ impl Round {
             }
             _ if now >= self.ends => Some(Outcome::OutOfReach),
             None if self.granted() >= self.majority.needed() => return self.settle_token(now),
+            None if self.count(|server| server.vote == Vote::Queued) > 0 => {
+                Some(Outcome::Busy { split: false })
+            }
             None => self.denied(),
             Some(token) => match self.raising() {
                 Raising::Done => Some(Outcome::Won(token)),

@@ -14,7 +14,7 @@ use redis::Value;
 use tokio::sync::mpsc;
 
 use crate::{
-    error::Failure, keys::Keys, quorum::majority::Majority, scripts,
+    error::Failure, keys, keys::Keys, quorum::majority::Majority, scripts,
     transport::connection::once_more, transport::reconnect::Connection,
     transport::routing::Servers, waiters::tracking::Reader, waiters::watched_keys::ReadValue,
 };
@@ -138,6 +138,21 @@ impl QuorumServers {
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<QuorumServer>> {
         self.all.iter()
+    }
+
+    pub(crate) fn server(&self, at: usize) -> &Arc<QuorumServer> {
+        &self.all[at]
+    }
+
+    /// Servers that may keep the queue of this lock, the first that can be asked first: all clients
+    /// have the same order. Those that have not answered lately are left out.
+    pub(crate) fn queue_order(&self, key: &str) -> impl Iterator<Item = usize> + use<> {
+        let first = usize::from(keys::slot(key));
+        let silent = self.silent();
+        let count = silent.len();
+        (first..first + count)
+            .map(move |at| at % count)
+            .filter(move |at| !silent[*at])
     }
 
     /// Servers that have not answered lately.

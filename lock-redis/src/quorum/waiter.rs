@@ -13,6 +13,7 @@ use redis::Value;
 
 use crate::{
     error::Failure,
+    keys::lock_of,
     quorum::{
         free_majority::FreeMajority,
         majority::Majority,
@@ -95,6 +96,11 @@ impl fmt::Debug for TrackedLocks {
 impl Listener for ServerListener {
     fn changed(&self, key: &[u8]) {
         let Ok(key) = str::from_utf8(key) else { return };
+        if lock_of(key) != Some(key) {
+            // An entry in the queue, or nothing that anybody waits for.
+            Listener::changed(&*self.tracked_locks.invalidations, key.as_bytes());
+            return;
+        }
         let worth_a_try = locked(&self.tracked_locks.known)
             .get_mut(key)
             .is_some_and(|(_, free)| free.reported(self.server));
@@ -157,6 +163,11 @@ impl<'a> QuorumWaiter<'a> {
             .is_some_and(|(_, free)| free.may_be_free())
     }
 
+    /// Forgets what is known: its client is not first in the queue.
+    pub(crate) fn forget(&self) {
+        locked(&self.tracked_locks.known).remove(&self.key);
+    }
+
     /// Looks at the lock on every server, which then reports its next change.
     pub(crate) async fn look(&self, quorum: &QuorumServers) -> Survey {
         let number = self.tracked_locks.looks.fetch_add(1, Ordering::Relaxed);
@@ -164,6 +175,7 @@ impl<'a> QuorumWaiter<'a> {
             Arc::clone(&self.key),
             (number, FreeMajority::new(self.tracked_locks.majority)),
         );
+        self.place().listen(None);
         let mut answers = quorum.ask(|member| look_at(member, Arc::clone(&self.key)));
         let mut blind = false;
         let mut holders = Vec::new();

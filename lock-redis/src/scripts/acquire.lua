@@ -39,9 +39,9 @@ end
 local mine = first[1] and first[1] == entry
 local blocked = first[1] and not mine
 
-local fresh = not blocked and redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+local fresh = not blocked and mode ~= 'enter' and redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 if fresh then
-  if queue and entry ~= '' then remove(entry) end
+  if queue and entry ~= '' and mode ~= 'keep' then remove(entry) end
 else
   if first[1] then
     redis.call('ZADD', queue, first[2], first[1])
@@ -53,11 +53,11 @@ else
     if kind == 'string' then return holder end
     return redis.error_reply('NOTALOCK the key holds a ' .. kind)
   end
-  if holder ~= ARGV[1] then
+  if holder ~= ARGV[1] or mode == 'enter' then
     local before, arrival = false, false
-    if queue and (mode == 'wait' or mode == 'renew') then
+    if queue and (mode == 'wait' or mode == 'renew' or mode == 'enter') then
       local added = redis.call('ZADD', queue, 'NX', string.format('%.0f', now), entry)
-      if added == 1 or mode == 'renew' then
+      if added == 1 or mode ~= 'wait' then
         redis.call('ZADD', queue, string.format('%.0f', PRESENT + PRESENCE + now / 1000), '~' .. entry)
         local left = added == 0 and redis.pcall('PTTL', entry)
         if type(left) ~= 'number' or left < LIFE / 2 then
@@ -76,7 +76,8 @@ else
         before = false
       end
     end
-    local left = GRACE
+    -- Whoever comes next after the first sees whether that one takes a free lock.
+    local left = (not before or before == first[1]) and GRACE or -2
     if holder then left = before and -2 or redis.call('PTTL', KEYS[1]) end
     return {0, left, holder or '', before or '', type(arrival) == 'string' and arrival or ''}
   end

@@ -48,6 +48,7 @@
 //! find free; a queue that is lost is formed anew; a server's clock that is set back lets newcomers
 //! pass.
 
+pub(crate) mod contended;
 pub(crate) mod local;
 #[cfg(test)]
 mod model;

@@ -141,3 +141,20 @@ fn a_majority_after_the_validity_is_none() {
         "1 % and 2 ms before the TTL"
     );
 }
+
+#[test]
+fn whoever_is_not_first_in_the_queue_gives_way_unless_it_has_won() {
+    let mut round = of_three();
+    round.voted(1, Vote::Granted(7));
+    round.voted(0, Vote::Queued);
+    assert_eq!(
+        round.step(at(1)),
+        Step::Over(Outcome::Busy { split: false })
+    );
+    let mut round = of_three();
+    round.voted(1, Vote::Granted(7));
+    round.voted(2, Vote::Granted(7));
+    assert_eq!(round.step(at(1)), Step::Over(Outcome::Won(7)));
+    round.voted(0, Vote::Queued);
+    assert_eq!(round.step(at(2)), Step::Over(Outcome::Won(7)), "final");
+}

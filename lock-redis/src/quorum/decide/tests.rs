@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::quorum::round::Vote;
 
