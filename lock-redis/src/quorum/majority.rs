@@ -1,4 +1,4 @@
-/// The number of of the independent servers must agree.
+/// Number of the independent servers that must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Majority {
     servers: usize,

@@ -59,7 +59,7 @@ pub(crate) struct Survey {
     /// Whom a majority has. Otherwise what is not free may be on its way back from several who
     /// split the votes.
     pub(crate) holder: Option<Holder>,
-    /// The number of could be looked at.
+    /// Number of servers that could be looked at.
     pub(crate) answered: usize,
     /// Those that could not.
     pub(crate) failures: Vec<(usize, Failure)>,

@@ -73,8 +73,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// which rarely passes; but until that is seen, each hand-over waits for a poll.
 const TRACKING_REFUSED_PAUSE: Duration = Duration::from_secs(4);
 
-/// The number of requests may be on their way to the socket. More than there are: who waits for
-/// room and is not polled any more keeps the room that he was given.
+/// Most requests that may be on their way to the socket. More than there are: who waits for room
+/// and is not polled any more keeps the room that he was given.
 const BUFFER: usize = 1 << 20;
 
 type Outcome = Result<Connection, Failure>;
