@@ -133,7 +133,8 @@ async fn expect_little_traffic(etcd: &Server, members: &[MigratingLock]) {
         "in {thirds:.2} thirds of the TTL: {renewals} renewals, {reads} reads and {writes} writes, with {ACQUISITIONS} acquisitions"
     );
     let sessions = (CONNECTIONS + 1) as f64;
-    let most = (MEMBERS as f64 + sessions) * thirds * 1.1;
+    // Renewals come up to a tenth sooner, and the window may begin just before one.
+    let most = (MEMBERS as f64 + sessions) * (thirds / 0.9 + 1.0);
     assert!((renewals as f64) < most, "{renewals} renewals");
     let own = 10 * (CONNECTIONS + 1) as u64;
     assert!(reads + writes < own, "{reads} reads, {writes} writes");
