@@ -81,8 +81,13 @@ impl World {
     /// Waits for a file, and reads a process id from it.
     fn number(&self, name: &str) -> Pid {
         let file = self.file(name);
-        await_that(name, || file.exists());
-        Pid::from_raw(fs::read_to_string(file).unwrap().trim().parse().unwrap())
+        let mut line = String::new();
+        // The shell makes the file before it writes the line.
+        await_that(name, || {
+            line = fs::read_to_string(&file).unwrap_or_default();
+            line.ends_with('\n')
+        });
+        Pid::from_raw(line.trim().parse().unwrap())
     }
 
     fn status(&self) -> Value {
@@ -124,7 +129,7 @@ impl Drop for Running {
     }
 }
 
-fn await_that(what: &str, is_so: impl Fn() -> bool) {
+fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + LIMIT;
     while !is_so() {
         assert!(Instant::now() < until, "{what}");
