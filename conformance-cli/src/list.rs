@@ -1,6 +1,6 @@
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use lock_conformance::{Case, Claim, Suite, known_defects};
+use lock_conformance::{Case, Claim, Suite};
 
 /// Options of `list`.
 #[derive(Debug, Args)]
@@ -34,8 +34,7 @@ impl List {
             needs.join(", "),
         ];
         if self.defects {
-            let name = case.full_name();
-            let found = known_defects().filter(|defect| defect.case == name);
+            let found = case.known_defects();
             row.push(
                 found
                     .map(|defect| defect.text)

@@ -76,7 +76,7 @@ fn claims(claims: &[Claim]) -> Markup {
 fn open(claim: &Claim) -> Markup {
     html! {
         ul {
-            @for case in &claim.violated_by { li { a href=(anchor(case)) { (case) } } }
+            @for case in &claim.violated_by { li { a href={ "#" (anchor(case)) } { (case) } } }
             @for (reason, cases) in &claim.missing {
                 li { (reason) @if *cases > 0 { " (" (cases) " cases)" } }
             }
@@ -85,7 +85,7 @@ fn open(claim: &Claim) -> Markup {
 }
 
 fn anchor(case: &str) -> String {
-    format!("#{}", case.replace("::", "-"))
+    case.replace("::", "-")
 }
 
 fn violations(report: &Report) -> Markup {
@@ -93,7 +93,7 @@ fn violations(report: &Report) -> Markup {
         @if report.violations().next().is_some() {
             h2 { "Violations" }
             @for case in report.violations() {
-                section.violation id=(case.case.replace("::", "-")) {
+                section.violation id=(anchor(&case.case)) {
                     h3 { (case.group()) ": " (case.statement()) }
                     pre { (case.message.as_deref().unwrap_or_default()) }
                     @if !case.likely_defects.is_empty() {

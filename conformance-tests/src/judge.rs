@@ -2,7 +2,7 @@ use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lock_core::backend::locked;
@@ -41,7 +41,7 @@ impl Suite {
             for _ in 0..jobs.get() {
                 scope.spawn(|| {
                     while let Some(case) = next() {
-                        let result = self.result(case, &shared);
+                        let result = shared.result(case, self.known_verdict(&case));
                         each(&result);
                         locked(&results).push(result);
                     }
@@ -52,14 +52,5 @@ impl Suite {
         let judgement = self.judgement(&shared, results);
         shared.end();
         judgement
-    }
-
-    fn result(&self, case: Case, shared: &Shared) -> CaseResult {
-        let start = Instant::now();
-        let outcome = match self.known_verdict(&case) {
-            Some(verdict) => Ok(verdict),
-            None => shared.run(case),
-        };
-        CaseResult::new(case, outcome, start.elapsed())
     }
 }

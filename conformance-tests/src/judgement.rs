@@ -4,7 +4,7 @@ use lock_core::Capabilities;
 use serde_json::{Value, json};
 
 use crate::{
-    Case, CaseResult, Claim, Finding, KnownDefect, Standing, Verdict, known_defects,
+    Case, CaseResult, Claim, Finding, KnownDefect, Standing, Verdict,
     verdict::{Findings, is_needed},
 };
 
@@ -228,10 +228,7 @@ fn case_json(result: &CaseResult) -> Value {
 
 /// Defects on which the case says the same; if there is none, those that it finds.
 fn likely_defects(case: &Case, message: &str) -> Vec<&'static str> {
-    let name = case.full_name();
-    let found: Vec<_> = known_defects()
-        .filter(|defect| defect.case == name)
-        .collect();
+    let found: Vec<_> = case.known_defects().collect();
     let alike = |defect: &&KnownDefect| !defect.says.is_empty() && message.contains(defect.says);
     let is_told = found.iter().any(|defect| alike(&defect));
     let matching = found.iter().filter(|defect| !is_told || alike(defect));

@@ -1,4 +1,7 @@
-use crate::defects::{networked, simulated};
+use crate::{
+    Case,
+    defects::{networked, simulated},
+};
 
 /// A defect that the suite is proven on, and a case that finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,14 @@ pub fn known_defects() -> impl Iterator<Item = KnownDefect> {
         .iter()
         .flat_map(|(defect, cases, says)| of(defect.text(), cases, says));
     simulated.chain(networked)
+}
+
+impl Case {
+    /// The defects that it finds.
+    pub fn known_defects(&self) -> impl Iterator<Item = KnownDefect> + use<> {
+        let name = self.full_name();
+        known_defects().filter(move |defect| defect.case == name)
+    }
 }
 
 fn of(

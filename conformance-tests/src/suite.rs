@@ -9,7 +9,6 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
@@ -205,13 +204,9 @@ impl Suite {
         let shared = Arc::clone(shared);
         let results = Arc::clone(results);
         let run = move || {
-            let start = Instant::now();
-            let outcome = match known {
-                Some(verdict) => Ok(verdict),
-                None => shared.run(case),
-            };
-            locked(&results).push(CaseResult::new(case, outcome.clone(), start.elapsed()));
-            match outcome.map_err(Failed::from)? {
+            let result = shared.result(case, known);
+            locked(&results).push(result.clone());
+            match result.outcome.map_err(Failed::from)? {
                 Verdict::Passed => Ok(Completion::Completed),
                 Verdict::NotApplicable(reason)
                 | Verdict::Lacking(_, reason)

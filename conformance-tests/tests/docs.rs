@@ -2,7 +2,7 @@
 
 use std::{env, fmt::Write, fs};
 
-use lock_conformance::{Claim, Suite, known_defects};
+use lock_conformance::{Claim, Suite};
 
 const PAGE: &str = include_str!("../../docs/backend-author.md");
 const SOURCES: [&str; 5] = [
@@ -61,8 +61,8 @@ fn page_of_cases() -> String {
         let name = case.full_name();
         let needs: Vec<_> = case.needs.iter().map(|need| format!("{need:?}")).collect();
         let badge = case.badge().map(|badge| Claim::from(badge).to_string());
-        let defects = known_defects().filter(|defect| defect.case == name);
-        let defects: Vec<_> = defects
+        let defects: Vec<_> = case
+            .known_defects()
             .map(|defect| match defect.says {
                 "" => defect.text.to_owned(),
                 says => format!("{} (\"{says}\")", defect.text),
